@@ -1,0 +1,11 @@
+//! The hub's nouns: identities, messages, errors and limits. Plain types, no async, no I/O.
+
+pub mod device;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod limits;
+
+pub use device::{Authentication, DeviceIdentity, KeyPair, Status};
+pub use error::{ErrorCode, HubError};
+pub use id::Identity;

@@ -1,0 +1,24 @@
+//! Documented limits of IoT Hub, with their units and where they are stated.
+
+/// A D2C message: body, system property values, application property names and values, in bytes
+/// (IoT Hub quotas: 256 KB).
+pub const D2C_MESSAGE_BYTES: usize = 262_144;
+
+/// A device or module id, in characters (identity registry documentation).
+pub const ID_CHARS: usize = 128;
+
+/// `statusReason` of a device identity, in characters (identity registry documentation).
+pub const STATUS_REASON_CHARS: usize = 128;
+
+/// The longest silence of an MQTT client, in seconds: 29.45 minutes, whatever keep-alive it asked
+/// for (IoT Hub MQTT support, "maximum keep-alive").
+pub const MQTT_SILENCE_SECONDS: u32 = 1_767;
+
+/// How far a SAS token may be past its expiry, in seconds: the SDKs' clock skew allowance.
+pub const SAS_SKEW_SECONDS: u64 = 300;
+
+/// A symmetric key after base64 decoding, in bytes (the SDKs' `SymmetricKey` validation).
+pub const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
+
+/// Devices in one page of `GET /devices` (identity registry documentation).
+pub const LIST_DEVICES: usize = 1_000;
