@@ -1,0 +1,16 @@
+//! What every role is made of: its anatomy, its health, how roles reach one another (`Mesh`) and
+//! how they reach a connected device (`DeviceLinks`).
+
+pub mod clock;
+pub mod component;
+pub mod device_links;
+pub mod health;
+pub mod memory;
+pub mod mesh;
+
+pub use component::{Component, Role};
+pub use device_links::DeviceLinks;
+pub use health::Health;
+pub use mesh::{Mesh, MeshChannel};
+/// Cancelled once, when the process is asked to stop.
+pub use tokio_util::sync::CancellationToken as Shutdown;

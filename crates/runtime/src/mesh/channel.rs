@@ -1,0 +1,103 @@
+//! The channel generated clients are given: in-process or remote, with one deadline for both.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tower::{Service, ServiceExt};
+
+type Request = http::Request<Body>;
+type Response = http::Response<Body>;
+
+#[derive(Clone)]
+pub(super) enum Target {
+    Local(Arc<OnceLock<Routes>>),
+    Remote(Channel),
+}
+
+/// A way to a role or a process. Cheap to clone.
+///
+/// A call runs as a task on the main runtime, so that a slow handler never stalls the connection
+/// thread it was called from; dropping the call's future cancels it. The deadline is for the
+/// response head: a stream may go on for as long as it likes.
+#[derive(Clone)]
+pub struct MeshChannel {
+    target: Target,
+    runtime: Handle,
+    deadline: Duration,
+}
+
+impl MeshChannel {
+    pub(super) fn new(target: Target, runtime: Handle, deadline: Duration) -> Self {
+        Self { target, runtime, deadline }
+    }
+
+    /// The same way with another deadline.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+}
+
+impl Service<Request> for MeshChannel {
+    type Response = Response;
+    type Error = Status;
+    type Future = Call;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Call {
+        let target = self.target.clone();
+        let deadline = self.deadline;
+        Call(self.runtime.spawn(async move {
+            match tokio::time::timeout(deadline, dispatch(target, request)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(Status::deadline_exceeded(format!("no answer in {deadline:?}"))),
+            }
+        }))
+    }
+}
+
+async fn dispatch(target: Target, request: Request) -> Result<Response, Status> {
+    match target {
+        Target::Local(routes) => match routes.get().cloned() {
+            Some(routes) => routes.oneshot(request).await.map_err(|never| match never {}),
+            None => Err(Status::unavailable("this process is still starting")),
+        },
+        // A peer that is away or sheds load is a passing fault, whatever the transport calls it.
+        Target::Remote(channel) => channel.oneshot(request).await.map_err(|error| {
+            Status::new(Code::Unavailable, format!("the peer cannot be reached: {error}"))
+        }),
+    }
+}
+
+/// A call under way; dropped, it is cancelled.
+pub struct Call(JoinHandle<Result<Response, Status>>);
+
+impl Future for Call {
+    type Output = Result<Response, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|joined| {
+            joined
+                .unwrap_or_else(|error| Err(Status::internal(format!("the handler died: {error}"))))
+        })
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,164 @@
+//! `Mesh`: who serves what. A call goes to the in-process routes or to a remote process over
+//! HTTP/2; the caller cannot tell (docs/adr/0001-mesh.md).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tonic::service::Routes;
+use tonic::transport::{Endpoint, Server};
+
+use crate::{Role, Shutdown};
+
+mod channel;
+
+pub use channel::MeshChannel;
+use channel::Target;
+
+/// How long a call may take to its response head, unless its channel says otherwise.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Where the roles are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Address this process serves its roles on, for others: `host:port`. Empty: for nobody.
+    pub listen: String,
+    /// How other processes reach this one: `http://host:port`. Empty: made from `listen`.
+    pub advertise: String,
+    /// URL of the role `registry`, where another process runs it: `http://host:port`.
+    pub registry: String,
+    /// URL of the role `api`, where another process runs it.
+    pub api: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MeshError {
+    #[error("mesh.{role} is not a URL: {url:?}; write it as http://host:port")]
+    BadUrl { role: &'static str, url: String },
+    #[error(
+        "the role {role} runs neither here nor elsewhere: add it to --roles or set mesh.{role}"
+    )]
+    NoSuchRole { role: &'static str },
+}
+
+/// Knows, for each role, the way to it.
+#[derive(Clone)]
+pub struct Mesh {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: String,
+    local_roles: Vec<Role>,
+    config: Config,
+    local: Arc<OnceLock<Routes>>,
+    runtime: Handle,
+    nodes: Mutex<HashMap<String, Target>>,
+}
+
+impl Mesh {
+    /// A mesh of a process that runs `local_roles`. Calls are made on `runtime`, whatever thread
+    /// they come from.
+    pub fn new(config: Config, local_roles: &[Role], runtime: Handle) -> Self {
+        let node = match (config.advertise.as_str(), config.listen.as_str()) {
+            ("", "") => "local".to_owned(),
+            ("", listen) => format!("http://{listen}"),
+            (advertise, _) => advertise.to_owned(),
+        };
+        Self {
+            inner: Arc::new(Inner {
+                node,
+                local_roles: local_roles.to_vec(),
+                config,
+                local: Arc::default(),
+                runtime,
+                nodes: Mutex::default(),
+            }),
+        }
+    }
+
+    /// This process's name, under which others reach it.
+    pub fn node(&self) -> &str {
+        &self.inner.node
+    }
+
+    /// The way to a role: in-process if it runs here.
+    pub fn channel(&self, role: Role) -> Result<MeshChannel, MeshError> {
+        if self.inner.local_roles.contains(&role) {
+            return Ok(self.wrap(self.local()));
+        }
+        let url = match role {
+            Role::Registry => &self.inner.config.registry,
+            Role::Api => &self.inner.config.api,
+            // Gateways are reached by node, never as a role.
+            Role::Gateway => "",
+        };
+        if url.is_empty() {
+            return Err(MeshError::NoSuchRole { role: role.name() });
+        }
+        self.remote(url)
+            .map(|target| self.wrap(target))
+            .ok_or_else(|| MeshError::BadUrl { role: role.name(), url: url.to_owned() })
+    }
+
+    /// The way to one process, by the name `node` of its mesh. `None` for a name that is no URL.
+    pub fn node_channel(&self, node: &str) -> Option<MeshChannel> {
+        if node == self.inner.node {
+            return Some(self.wrap(self.local()));
+        }
+        let mut nodes = self.inner.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(target) = nodes.get(node) {
+            return Some(self.wrap(target.clone()));
+        }
+        let target = self.remote(node)?;
+        nodes.insert(node.to_owned(), target.clone());
+        Some(self.wrap(target))
+    }
+
+    /// Puts the routes of this process's roles in place. Called once, last: until then calls wait
+    /// for nothing and are answered `Unavailable`, so roles may hold channels to one another.
+    pub fn attach(&self, routes: axum::Router) {
+        let attached = self.inner.local.set(Routes::from(routes).prepare());
+        assert!(attached.is_ok(), "routes are attached once");
+    }
+
+    /// Serves the attached routes to other processes until shutdown.
+    pub async fn serve(
+        &self,
+        listener: tokio::net::TcpListener,
+        shutdown: Shutdown,
+    ) -> Result<(), tonic::transport::Error> {
+        let Some(routes) = self.inner.local.get().cloned() else { return Ok(()) };
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        Server::builder()
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
+            .await
+    }
+
+    fn local(&self) -> Target {
+        Target::Local(self.inner.local.clone())
+    }
+
+    fn remote(&self, url: &str) -> Option<Target> {
+        let endpoint = Endpoint::from_shared(url.to_owned()).ok()?;
+        // The channel's driver must live on the main runtime, not on a connection worker.
+        let _guard = self.inner.runtime.enter();
+        let channel = endpoint
+            .connect_timeout(Duration::from_secs(3))
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .tcp_nodelay(true)
+            .connect_lazy();
+        Some(Target::Remote(channel))
+    }
+
+    fn wrap(&self, target: Target) -> MeshChannel {
+        MeshChannel::new(target, self.inner.runtime.clone(), DEFAULT_DEADLINE)
+    }
+}
+
+#[cfg(test)]
+mod tests;

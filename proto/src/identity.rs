@@ -1,0 +1,92 @@
+//! Registry messages ↔ model.
+
+use dunlin_model::{
+    Authentication, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair, Status,
+};
+
+use crate::v1;
+
+fn missing(what: &str) -> HubError {
+    HubError::new(ErrorCode::ArgumentNull, format!("{what} is missing"))
+}
+
+impl From<KeyPair> for v1::KeyPair {
+    fn from(keys: KeyPair) -> Self {
+        Self { primary: keys.primary, secondary: keys.secondary }
+    }
+}
+
+impl From<v1::KeyPair> for KeyPair {
+    fn from(keys: v1::KeyPair) -> Self {
+        Self { primary: keys.primary, secondary: keys.secondary }
+    }
+}
+
+impl From<Authentication> for v1::Authentication {
+    fn from(authentication: Authentication) -> Self {
+        use v1::authentication::Kind;
+        let kind = match authentication {
+            Authentication::Sas(keys) => Kind::Sas(keys.into()),
+            Authentication::SelfSigned(thumbprints) => Kind::SelfSigned(thumbprints.into()),
+            Authentication::CertificateAuthority => Kind::CertificateAuthority(v1::Empty {}),
+            Authentication::None => Kind::None(v1::Empty {}),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<v1::Authentication> for Authentication {
+    type Error = HubError;
+
+    fn try_from(wire: v1::Authentication) -> Result<Self, HubError> {
+        use v1::authentication::Kind;
+        Ok(match wire.kind.ok_or_else(|| missing("authentication type"))? {
+            Kind::Sas(keys) => Self::Sas(keys.into()),
+            Kind::SelfSigned(thumbprints) => Self::SelfSigned(thumbprints.into()),
+            Kind::CertificateAuthority(_) => Self::CertificateAuthority,
+            Kind::None(_) => Self::None,
+        })
+    }
+}
+
+impl From<DeviceIdentity> for v1::Identity {
+    fn from(identity: DeviceIdentity) -> Self {
+        Self {
+            id: identity.id.as_str().to_owned(),
+            generation_id: identity.generation_id,
+            etag: identity.etag,
+            status: match identity.status {
+                Status::Enabled => v1::Status::Enabled,
+                Status::Disabled => v1::Status::Disabled,
+            }
+            .into(),
+            status_reason: identity.status_reason,
+            status_updated: identity.status_updated,
+            authentication: Some(identity.authentication.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::Identity> for DeviceIdentity {
+    type Error = HubError;
+
+    fn try_from(wire: v1::Identity) -> Result<Self, HubError> {
+        let status = match wire.status() {
+            v1::Status::Enabled => Status::Enabled,
+            v1::Status::Disabled => Status::Disabled,
+            v1::Status::Unspecified => return Err(missing("status")),
+        };
+        Ok(Self {
+            id: Identity::parse(&wire.id)?,
+            generation_id: wire.generation_id,
+            etag: wire.etag,
+            status,
+            status_reason: wire.status_reason,
+            status_updated: wire.status_updated,
+            authentication: wire
+                .authentication
+                .ok_or_else(|| missing("authentication"))?
+                .try_into()?,
+        })
+    }
+}
