@@ -1,0 +1,107 @@
+//! The front door on 443: TLS, HTTP/1.1, and the way to the REST API through the mesh.
+
+mod bridge;
+mod status;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use dunlin_model::{ErrorCode, HubError};
+use dunlin_proto::status::from_status;
+use http::uri::PathAndQuery;
+use http::{Request, Response, Uri, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ntex::io::Io;
+use rustls::ServerConfig;
+use tonic::body::Body;
+use tower::ServiceExt;
+
+use crate::Timeouts;
+use crate::gateway::Gateway;
+use crate::tls;
+use bridge::Bridge;
+
+/// Request line and headers together, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Serves one connection of the front door to its end.
+pub async fn serve(io: Io, gateway: Arc<Gateway>, tls: Arc<ServerConfig>, timeouts: Timeouts) {
+    let handshake = tokio::time::timeout(timeouts.tls_handshake, tls::accept(io, tls));
+    let Ok(Ok(io)) = handshake.await else { return };
+    let service = service_fn(move |request| forward(request, gateway.clone()));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(timeouts.http_head)
+        .max_buf_size(MAX_HEAD)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(Bridge::new(io)), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "HTTPS connection ended");
+    }
+}
+
+/// Hands a request to the REST API, in process or elsewhere.
+///
+/// The outside path is put below `/rest`, where `api` has its routes: no path from outside can name
+/// a gRPC service, which the same routes carry.
+async fn forward(
+    mut request: Request<Incoming>,
+    gateway: Arc<Gateway>,
+) -> Result<Response<Body>, Infallible> {
+    let Some(inside) = below_rest(request.uri()) else {
+        let error = HubError::new(ErrorCode::ArgumentInvalid, "the request target is not a path");
+        return Ok(status::response(&error));
+    };
+    *request.uri_mut() = inside;
+    // These are for this connection, not for the API's (RFC 9110, 7.6.1).
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE] {
+        request.headers_mut().remove(name);
+    }
+    request.headers_mut().remove("keep-alive");
+    match gateway.api.clone().oneshot(request.map(Body::new)).await {
+        Ok(response) => Ok(response),
+        Err(error) => {
+            let error = from_status(&error);
+            tracing::warn!(%error, "the REST API did not answer");
+            Ok(status::response(&error))
+        }
+    }
+}
+
+fn below_rest(uri: &Uri) -> Option<Uri> {
+    let outside = uri.path_and_query()?.as_str();
+    if !outside.starts_with('/') {
+        return None;
+    }
+    let mut parts = http::uri::Parts::default();
+    parts.path_and_query = Some(PathAndQuery::try_from(format!("/rest{outside}")).ok()?);
+    // HTTP/2, which may lie ahead, wants both; nobody reads them.
+    parts.scheme = Some(http::uri::Scheme::HTTP);
+    parts.authority = Some(http::uri::Authority::from_static("api"));
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outside_path_lies_below_rest() {
+        #[track_caller]
+        fn check(outside: &str, want: Option<&str>) {
+            let uri = outside.parse::<Uri>().expect(outside);
+            let inside = below_rest(&uri);
+            let inside = inside.as_ref().and_then(|uri| uri.path_and_query()).map(|p| p.as_str());
+            assert_eq!(inside, want);
+        }
+        check("/devices/d?api-version=1", Some("/rest/devices/d?api-version=1"));
+        check("/../dunlin.v1.Registry/GetPolicy", Some("/rest/../dunlin.v1.Registry/GetPolicy"));
+        check("//dunlin.v1.Registry/GetPolicy", Some("/rest//dunlin.v1.Registry/GetPolicy"));
+        check("https://hub/devices", Some("/rest/devices"));
+        check("*", None);
+    }
+}

@@ -1,0 +1,132 @@
+//! The gateway: the heads devices connect to, over one protocol-free session. It holds live
+//! connections and nothing else.
+
+mod gateway;
+mod https;
+mod link;
+mod mqtt;
+mod server;
+mod session;
+mod table;
+pub mod tls;
+mod worker;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use dunlin_runtime::mesh::MeshError;
+use dunlin_runtime::{Component, DeviceLinks, Health, Mesh, Role};
+use dunlin_storage::{EventLog, Presence};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use gateway::Gateway;
+pub use tls::{CertificateError, TlsFiles};
+
+/// The heads and their limits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Address all listeners bind to.
+    pub bind: IpAddr,
+    /// MQTT over TLS. Official SDKs know no other port than 8883.
+    pub mqtt_port: u16,
+    /// HTTPS. Official SDKs know no other port than 443; 8443 is taken where 443 is not permitted.
+    pub https_port: u16,
+    /// Connection threads; 0: as many as there are processors.
+    pub workers: usize,
+    /// Devices that may be connecting at once; the next are told to come back (CONNACK 3).
+    pub max_connecting: usize,
+    /// Seconds a TLS handshake may take.
+    pub tls_handshake_seconds: u64,
+    /// Seconds from the end of the handshake in which a CONNECT must have arrived.
+    pub mqtt_connect_seconds: u64,
+    /// Seconds in which the head of an HTTP request must have arrived.
+    pub http_head_seconds: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            mqtt_port: 8883,
+            https_port: 443,
+            workers: 0,
+            max_connecting: 10_000,
+            tls_handshake_seconds: 10,
+            mqtt_connect_seconds: 60,
+            http_head_seconds: 30,
+        }
+    }
+}
+
+/// How long a connection may take over its first steps.
+#[derive(Clone, Copy, Debug)]
+struct Timeouts {
+    tls_handshake: Duration,
+    mqtt_connect: Duration,
+    http_head: Duration,
+}
+
+/// What a gateway is built from.
+pub struct Context {
+    pub config: Config,
+    /// All names of this hub, any of which a device may use.
+    pub hostnames: Vec<String>,
+    pub mesh: Mesh,
+    pub events: Arc<dyn EventLog>,
+    pub presence: Arc<dyn Presence>,
+    pub tls: TlsFiles,
+}
+
+/// What the listeners are bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    pub mqtt: SocketAddr,
+    pub https: SocketAddr,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("cannot listen on {address} for {what}")]
+    Bind { what: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("cannot use the server certificate")]
+    Certificate(#[from] CertificateError),
+    #[error("cannot configure TLS")]
+    Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
+}
+
+/// Binds the listeners; devices are let in once the component runs.
+pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
+    let Context { config, hostnames, mesh, events, presence, tls } = context;
+    let listeners = server::Listeners::bind(&config)?;
+    let addresses = listeners.addresses;
+    let tls = tls::TlsServer::new(tls)?;
+    let gateway = Arc::new(Gateway {
+        hostnames,
+        node: mesh.node().to_owned(),
+        registry: mesh.channel(Role::Registry)?,
+        api: mesh.channel(Role::Api)?,
+        links: DeviceLinks::new(mesh, presence.clone()),
+        presence,
+        events,
+        table: table::Table::default(),
+        runtime: Handle::current(),
+        opening: AtomicUsize::new(0),
+        max_opening: config.max_connecting,
+    });
+    let routes = link::routes(gateway.clone());
+    let health = Health::new(Role::Gateway.name());
+    let server = server::Server::new(config, listeners, gateway, tls, health.clone())?;
+    let component = Component {
+        role: Role::Gateway,
+        routes,
+        health,
+        run: Box::new(|shutdown| Box::pin(server.run(shutdown))),
+    };
+    Ok((component, addresses))
+}

@@ -1,0 +1,110 @@
+//! From the first byte to CONNACK: the CONNECT packet, who it is, whether it may.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use dunlin_model::{ErrorCode, HubError};
+use ntex::io::{Filter, Io};
+use ntex::util::Either;
+use ntex_mqtt::QoS;
+use ntex_mqtt::error::DecodeError;
+use ntex_mqtt::v3::codec::{
+    Codec, Connect, ConnectAck, ConnectAckReason, Decoded, Encoded, Packet,
+};
+
+use super::connection::Connection;
+use super::frame::Frames;
+use super::{reason, topic, username};
+use crate::session::{Claimant, DeviceSession};
+use crate::table::Address;
+use crate::worker::{Reservation, Worker};
+
+/// Reads CONNECT and answers it. `None`: refused or gone, with whatever answer was due.
+pub async fn open<F: Filter>(
+    io: &Io<F>,
+    worker: &Rc<Worker>,
+    wait: Duration,
+) -> Option<(Rc<Connection>, Reservation)> {
+    let first = tokio::time::timeout(wait, io.recv(&Frames { connect_only: true })).await;
+    let connect = match first {
+        Ok(Ok(Some(Decoded::Packet(Packet::Connect(connect), _)))) => connect,
+        Ok(Err(Either::Left(DecodeError::UnsupportedProtocolLevel))) => {
+            return refuse(io, ConnectAckReason::UnacceptableProtocolVersion);
+        }
+        // An empty ClientId needs CleanSession=1 [MQTT-3.1.3-8].
+        Ok(Err(Either::Left(DecodeError::InvalidClientId))) => {
+            return refuse(io, ConnectAckReason::IdentifierRejected);
+        }
+        Ok(other) => {
+            tracing::debug!(error = ?other.err(), "no CONNECT");
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!("no CONNECT within {wait:?}");
+            return None;
+        }
+    };
+    let reservation = worker.reserve();
+    let session = match authenticate(&connect, worker, reservation.key()).await {
+        Ok(session) => session,
+        Err(error) => {
+            tracing::info!(client_id = %connect.client_id, %error, "connection refused");
+            return refuse(io, reason::connack(&error));
+        }
+    };
+    let Connect { keep_alive, last_will, .. } = *connect;
+    let connection = Connection::new(
+        reservation.key(),
+        io.get_ref(),
+        session,
+        keep_alive,
+        last_will,
+        worker.now(),
+    );
+    if !reservation.fill(&connection) {
+        return refuse(io, ConnectAckReason::ServiceUnavailable);
+    }
+    answer(io, ConnectAckReason::ConnectionAccepted);
+    Some((connection, reservation))
+}
+
+async fn authenticate(
+    connect: &Connect,
+    worker: &Rc<Worker>,
+    key: u64,
+) -> Result<DeviceSession, HubError> {
+    let refused = |message| HubError::new(ErrorCode::IotHubUnauthorized, message);
+    let name = connect.username.as_ref().ok_or_else(|| refused("CONNECT without a user name"))?;
+    let gateway = &worker.gateway;
+    let username = username::parse(name, &connect.client_id, &gateway.hostnames)?;
+    let password =
+        connect.password.as_ref().ok_or_else(|| refused("CONNECT without a password"))?;
+    let sas_token = std::str::from_utf8(password)
+        .map_err(|_| refused("the password is not a SAS token"))?
+        .to_owned();
+    if let Some(will) = &connect.last_will {
+        if will.qos == QoS::ExactlyOnce {
+            return Err(refused("the hub has no QoS 2, and so no will of QoS 2"));
+        }
+        if topic::parse(&will.topic, &username.identity).is_none() {
+            return Err(refused("a will may only go to the device's own messages/events"));
+        }
+    }
+    let address = Address { queue: worker.queue.clone(), key };
+    let claimant = Claimant { identity: username.identity, sas_token, address };
+    // Boxed: this future would stay inlined in the connection's.
+    let mut session = Box::pin(gateway.open(claimant)).await?;
+    session.set_model_id(username.model_id);
+    Ok(session)
+}
+
+fn refuse<F: Filter, T>(io: &Io<F>, return_code: ConnectAckReason) -> Option<T> {
+    answer(io, return_code);
+    None
+}
+
+fn answer<F: Filter>(io: &Io<F>, return_code: ConnectAckReason) {
+    // No session is stored yet, so none is ever present.
+    let ack = ConnectAck { return_code, session_present: false };
+    let _ = io.encode(Encoded::Packet(Packet::ConnectAck(ack)), &Codec::new());
+}

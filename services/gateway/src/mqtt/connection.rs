@@ -1,0 +1,364 @@
+//! HOT PATH: a connected MQTT device: packets in, acknowledgements out in order.
+//!
+//! Its task reads; acknowledgements are written straight from the worker's queue, without waking
+//! it. Everything rare sits behind one box.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use dunlin_model::event::{DUP_PROPERTY, MESSAGE_TYPE_PROPERTY, RETAIN_PROPERTY};
+use dunlin_model::{ErrorCode, limits};
+use dunlin_storage::event_log::{Full, Header, Token};
+use ntex::io::{Filter, Io, IoRef, IoStatusUpdate, RecvError};
+use ntex::util::Bytes;
+use ntex_mqtt::QoS;
+use ntex_mqtt::v3::codec::{
+    Codec, Decoded, Encoded, LastWill, Packet, Publish, SubscribeReturnCode,
+};
+
+use super::frame::Frames;
+use super::topic::{self, Topic};
+use crate::session::DeviceSession;
+use crate::worker::Worker;
+
+/// Unacknowledged inbound messages of a connection; then it is not read from until one is durable.
+const WINDOW: usize = 100;
+/// Packets of one connection that are handled before others have their turn.
+const BURST: usize = 64;
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The device said DISCONNECT: its will is not published.
+    Disconnect,
+    /// The device went away without a word.
+    Lost,
+    /// The device broke a rule of MQTT or of the hub.
+    Violation(&'static str),
+    /// The hub ends it.
+    Hub(ErrorCode),
+}
+
+pub struct Connection {
+    key: u64,
+    io: IoRef,
+    session: DeviceSession,
+    /// Seconds of silence that are allowed, and the worker's time of the last packet.
+    silence: u32,
+    heard: Cell<u32>,
+    acks: RefCell<Acks>,
+    ending: Cell<Option<End>>,
+    draining: Cell<bool>,
+    rare: RefCell<Option<Box<Rare>>>,
+}
+
+/// What most connections never have.
+#[derive(Default)]
+struct Rare {
+    will: Option<LastWill>,
+    /// A message the event log had no room for.
+    stalled: Option<(Publish, Bytes)>,
+}
+
+/// Messages handed to the event log, in order of receipt.
+#[derive(Default)]
+struct Acks {
+    queue: VecDeque<Ack>,
+    /// Sequence number of the first in the queue.
+    first: u64,
+}
+
+struct Ack {
+    /// `None`: QoS 0, which is not acknowledged but counts against the window.
+    packet_id: Option<NonZeroU16>,
+    durable: bool,
+}
+
+impl Acks {
+    fn next(&self) -> u64 {
+        self.first + self.queue.len() as u64
+    }
+}
+
+impl Connection {
+    pub fn new(
+        key: u64,
+        io: IoRef,
+        session: DeviceSession,
+        keep_alive: u16,
+        will: Option<LastWill>,
+        now: u32,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            key,
+            io,
+            session,
+            silence: allowed_silence(keep_alive),
+            heard: Cell::new(now),
+            acks: RefCell::default(),
+            ending: Cell::new(None),
+            draining: Cell::new(false),
+            rare: RefCell::new(will.map(|will| Box::new(Rare { will: Some(will), stalled: None }))),
+        })
+    }
+
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
+    pub fn session(&self) -> &DeviceSession {
+        &self.session
+    }
+
+    /// Handles what arrives until the connection is to end.
+    pub fn poll<F: Filter>(
+        &self,
+        io: &Io<F>,
+        worker: &Rc<Worker>,
+        cx: &mut Context<'_>,
+    ) -> Poll<End> {
+        for _ in 0..BURST {
+            if let Some(end) = self.ending.get() {
+                return Poll::Ready(end);
+            }
+            if self.is_paused() {
+                if self.draining.get() && self.acks.borrow().queue.is_empty() {
+                    return Poll::Ready(End::Hub(ErrorCode::ServiceUnavailable));
+                }
+                return match io.poll_read_pause(cx) {
+                    Poll::Ready(IoStatusUpdate::PeerGone(_)) => Poll::Ready(End::Lost),
+                    _ => Poll::Pending,
+                };
+            }
+            let end = match io.poll_recv(&Frames { connect_only: false }, cx) {
+                Poll::Ready(Ok(packet)) => self.receive(packet, worker),
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => match error {
+                    // The device takes no acknowledgements: nothing more is read until it does.
+                    RecvError::WriteBackpressure => match io.poll_flush(cx, false) {
+                        Poll::Ready(Ok(())) => None,
+                        Poll::Ready(Err(_)) => Some(End::Lost),
+                        Poll::Pending => return Poll::Pending,
+                    },
+                    RecvError::Decoder(_) => Some(End::Violation("malformed packet")),
+                    RecvError::PeerGone(_) => Some(End::Lost),
+                    RecvError::KeepAlive => None,
+                },
+            };
+            if let Some(end) = end {
+                return Poll::Ready(end);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn is_paused(&self) -> bool {
+        self.draining.get()
+            || self.acks.borrow().queue.len() >= WINDOW
+            || self.rare.borrow().as_ref().is_some_and(|rare| rare.stalled.is_some())
+    }
+
+    fn receive(&self, packet: Decoded, worker: &Rc<Worker>) -> Option<End> {
+        self.heard.set(worker.now());
+        let packet = match packet {
+            Decoded::Publish(publish, body, _) => {
+                return match self.publish(&publish, &body, worker) {
+                    Ok(()) => None,
+                    Err(Refused::Full) => {
+                        let mut rare = self.rare.borrow_mut();
+                        rare.get_or_insert_default().stalled = Some((publish, body));
+                        worker.stall(self.key);
+                        None
+                    }
+                    Err(Refused::Violation(rule)) => Some(End::Violation(rule)),
+                };
+            }
+            Decoded::Packet(packet, _) => packet,
+            // Frames come whole.
+            Decoded::PayloadChunk(..) => return Some(End::Violation("malformed packet")),
+        };
+        match packet {
+            Packet::PingRequest => self.reply(Packet::PingResponse),
+            Packet::Disconnect => return Some(End::Disconnect),
+            // Sessions are a feature to come: no filter is granted, none is lost.
+            Packet::Subscribe { packet_id, topic_filters } => self.reply(Packet::SubscribeAck {
+                packet_id,
+                status: vec![SubscribeReturnCode::Failure; topic_filters.len()],
+            }),
+            Packet::Unsubscribe { packet_id, .. } => {
+                self.reply(Packet::UnsubscribeAck { packet_id });
+            }
+            // The answer to a message this connection was never sent: late, or of no meaning.
+            Packet::PublishAck { .. } => {}
+            Packet::Connect(_) => return Some(End::Violation("second CONNECT")),
+            Packet::PublishReceived { .. }
+            | Packet::PublishRelease { .. }
+            | Packet::PublishComplete { .. } => return Some(End::Violation("QoS 2")),
+            Packet::ConnectAck(_)
+            | Packet::SubscribeAck { .. }
+            | Packet::UnsubscribeAck { .. }
+            | Packet::PingResponse => return Some(End::Violation("a server's packet")),
+        }
+        None
+    }
+
+    /// Hands a message to the event log; its acknowledgement follows when it is durable.
+    fn publish(&self, publish: &Publish, body: &[u8], worker: &Worker) -> Result<(), Refused> {
+        if publish.qos == QoS::ExactlyOnce {
+            return Err(Refused::Violation("QoS 2"));
+        }
+        let topic = topic::parse(&publish.topic, self.session.identity());
+        let Some(Topic::Events { bag: text }) = topic else {
+            return Err(Refused::Violation("unknown topic, or another identity's"));
+        };
+        let mut bag = worker.bag.borrow_mut();
+        bag.read(text);
+        if bag.size() + body.len() > limits::D2C_MESSAGE_BYTES {
+            return Err(Refused::Violation("message over 256 KB"));
+        }
+        let mut acks = self.acks.borrow_mut();
+        let token = Token { connection: self.key, sequence: acks.next() };
+        let marks = marks(publish.retain, publish.dup);
+        self.session.send(bag.headers().chain(marks), body, token, Some(&worker.sink))?;
+        acks.queue.push_back(Ack { packet_id: publish.packet_id, durable: false });
+        Ok(())
+    }
+
+    /// Tries the message again that found no room. `false`: there is still none.
+    pub fn retry(&self, worker: &Worker) -> bool {
+        let stalled = self.rare.borrow_mut().as_mut().and_then(|rare| rare.stalled.take());
+        let Some((publish, body)) = stalled else { return true };
+        if self.ending.get().is_some() {
+            return true;
+        }
+        match self.publish(&publish, &body, worker) {
+            Err(Refused::Full) => {
+                self.rare.borrow_mut().get_or_insert_default().stalled = Some((publish, body));
+                return false;
+            }
+            Err(Refused::Violation(rule)) => self.ending.set(Some(End::Violation(rule))),
+            Ok(()) => {}
+        }
+        self.io.notify_dispatcher();
+        true
+    }
+
+    /// The event log has written a message, or could not. Acknowledges in order of receipt; after
+    /// one that is not durable nothing of this connection is acknowledged any more.
+    pub fn complete(&self, sequence: u64, durable: bool) {
+        if self.ending.get().is_some() {
+            return;
+        }
+        if !durable {
+            self.end(ErrorCode::ServerError);
+            return;
+        }
+        let mut acks = self.acks.borrow_mut();
+        let was_paused = acks.queue.len() >= WINDOW;
+        let at = usize::try_from(sequence.wrapping_sub(acks.first)).unwrap_or(usize::MAX);
+        if let Some(ack) = acks.queue.get_mut(at) {
+            ack.durable = true;
+        }
+        while acks.queue.front().is_some_and(|ack| ack.durable) {
+            acks.first += 1;
+            if let Some(packet_id) = acks.queue.pop_front().and_then(|ack| ack.packet_id) {
+                self.reply(Packet::PublishAck { packet_id });
+            }
+        }
+        // A burst must not cost memory for ever.
+        if acks.queue.is_empty() && acks.queue.capacity() > 8 {
+            acks.queue = VecDeque::new();
+        }
+        if was_paused || self.draining.get() {
+            self.io.notify_dispatcher();
+        }
+    }
+
+    fn reply(&self, packet: Packet) {
+        // A connection that is closing takes nothing more, which is as good as a lost one.
+        let _ = self.io.encode(Encoded::Packet(packet), &Codec::new());
+    }
+
+    /// Ends the connection from outside its task: takes no further packet from here on.
+    pub fn end(&self, reason: ErrorCode) {
+        if self.ending.get().is_none() {
+            self.ending.set(Some(End::Hub(reason)));
+            self.io.notify_dispatcher();
+        }
+    }
+
+    /// Takes no further packet and ends when what it sent is acknowledged.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.io.notify_dispatcher();
+    }
+
+    /// Ends it if it was silent for too long, or its token has expired.
+    pub fn check(&self, now: u32, wall: u64) {
+        if now.saturating_sub(self.heard.get()) > self.silence {
+            self.end(ErrorCode::DeviceConnectionClosedRemotely);
+        } else if wall > self.session.ends() {
+            self.end(ErrorCode::IotHubUnauthorized);
+        }
+    }
+
+    /// Publishes the will, unless the device said DISCONNECT [MQTT-3.1.2-8]. Nobody waits for it.
+    pub fn publish_will(&self, end: End, worker: &Worker) {
+        let will = self.rare.borrow_mut().as_mut().and_then(|rare| rare.will.take());
+        let (Some(will), true) = (will, end != End::Disconnect) else { return };
+        let Some(Topic::Events { bag: text }) = topic::parse(&will.topic, self.session.identity())
+        else {
+            return;
+        };
+        let mut bag = worker.bag.borrow_mut();
+        bag.read(text);
+        let is_will = Header { name: MESSAGE_TYPE_PROPERTY, value: Some("Will") };
+        let headers = bag.headers().chain(marks(will.retain, false)).chain([is_will]);
+        let token = Token { connection: self.key, sequence: u64::MAX };
+        if self.session.send(headers, &will.message, token, None).is_err() {
+            tracing::warn!(identity = %self.session.identity(), "no room in the event log for a will");
+        }
+    }
+}
+
+enum Refused {
+    Full,
+    Violation(&'static str),
+}
+
+impl From<Full> for Refused {
+    fn from(_: Full) -> Self {
+        Self::Full
+    }
+}
+
+/// What becomes of RETAIN and DUP: properties of the message.
+fn marks<'a>(retain: bool, dup: bool) -> impl Iterator<Item = Header<'a>> {
+    let mark = |name, set: bool| set.then_some(Header { name, value: Some("true") });
+    [mark(RETAIN_PROPERTY, retain), mark(DUP_PROPERTY, dup)].into_iter().flatten()
+}
+
+/// One and a half keep-alives [MQTT-3.1.2-24] and never more than the hub's limit; keep-alive 0
+/// asks for none and gets the limit. Rounded up, and a second for the coarse clock.
+fn allowed_silence(keep_alive: u16) -> u32 {
+    match u32::from(keep_alive) {
+        0 => limits::MQTT_SILENCE_SECONDS,
+        seconds => (seconds * 3).div_ceil(2).min(limits::MQTT_SILENCE_SECONDS) + 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_one_and_a_half_keep_alives_up_to_the_limit() {
+        for (keep_alive, want) in [(0, 1_767), (1, 3), (60, 91), (1_177, 1_767), (65_535, 1_768)] {
+            assert_eq!(allowed_silence(keep_alive), want, "{keep_alive}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Hub error → CONNACK return code: the one table of this head. Everything after CONNACK is a
+//! closed connection, since MQTT 3.1.1 has no error messages.
+
+use dunlin_model::HubError;
+use ntex_mqtt::v3::codec::ConnectAckReason;
+
+/// 3 for whatever may pass, 5 for the rest: official SDKs take 5 for final and stop reconnecting.
+pub fn connack(error: &HubError) -> ConnectAckReason {
+    if error.retryable() {
+        ConnectAckReason::ServiceUnavailable
+    } else {
+        ConnectAckReason::NotAuthorized
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_model::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn only_lasting_refusals_are_final() {
+        for (code, want) in [
+            (ErrorCode::IotHubUnauthorized, ConnectAckReason::NotAuthorized),
+            (ErrorCode::DeviceNotFound, ConnectAckReason::NotAuthorized),
+            (ErrorCode::DeviceDisabled, ConnectAckReason::NotAuthorized),
+            (ErrorCode::ThrottlingException, ConnectAckReason::ServiceUnavailable),
+            (ErrorCode::ServerBusy, ConnectAckReason::ServiceUnavailable),
+            (ErrorCode::ServiceUnavailable, ConnectAckReason::ServiceUnavailable),
+            (ErrorCode::GenericTimeout, ConnectAckReason::ServiceUnavailable),
+            (ErrorCode::ServerError, ConnectAckReason::ServiceUnavailable),
+        ] {
+            assert_eq!(connack(&HubError::new(code, "")), want, "{code:?}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! HOT PATH: a device's session, whatever protocol carries it. Heads translate, nothing more.
+
+use std::sync::Arc;
+
+use dunlin_model::event::header;
+use dunlin_model::{ErrorCode, HubError, Identity};
+use dunlin_proto::v1::{AuthScope, AuthenticateResponse};
+use dunlin_runtime::clock;
+use dunlin_storage::event_log::{Completions, Full, Header, Record, TOPIC_D2C, Token};
+use dunlin_storage::presence::Epoch;
+use smallvec::SmallVec;
+
+use crate::gateway::Gateway;
+use crate::table::Address;
+
+/// One connected identity. Dropped, it gives up its slot and its presence.
+pub struct DeviceSession {
+    gateway: Arc<Gateway>,
+    identity: Identity,
+    key: u64,
+    epoch: Epoch,
+    generation_id: Box<str>,
+    /// Plug and Play model, stamped on every message.
+    model_id: Option<Box<str>>,
+    /// Unix seconds: when its token has run out, the clock skew allowed for.
+    ends: u64,
+    scope: AuthScope,
+}
+
+impl DeviceSession {
+    /// A session that holds the identity's slot in this process, not yet the cluster's.
+    pub(crate) fn new(
+        gateway: Arc<Gateway>,
+        identity: Identity,
+        key: u64,
+        granted: AuthenticateResponse,
+    ) -> Self {
+        let scope = granted.scope();
+        Self {
+            gateway,
+            identity,
+            key,
+            epoch: 0,
+            generation_id: granted.generation_id.into(),
+            model_id: None,
+            ends: granted.expires.saturating_add(dunlin_model::limits::SAS_SKEW_SECONDS),
+            scope,
+        }
+    }
+
+    /// The claim was granted. Fails if another connection took the slot meanwhile.
+    pub(crate) fn settle(&mut self, epoch: Epoch) -> Result<(), HubError> {
+        self.epoch = epoch;
+        if self.gateway.table.settle(&self.identity, self.key, epoch) {
+            Ok(())
+        } else {
+            Err(HubError::new(
+                ErrorCode::ServerBusy,
+                "the identity was claimed or revoked by someone else while it connected",
+            ))
+        }
+    }
+
+    pub fn set_model_id(&mut self, model_id: Option<String>) {
+        self.model_id = model_id.map(Into::into);
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Unix seconds at which the connection must end.
+    pub fn ends(&self) -> u64 {
+        self.ends
+    }
+
+    /// Hands a D2C message to the event log, stamped with what the hub knows of its sender.
+    /// Durable, and to be acknowledged, when `sink` is told so for `token`.
+    pub fn send<'a>(
+        &'a self,
+        properties: impl Iterator<Item = Header<'a>>,
+        body: &'a [u8],
+        token: Token,
+        sink: Option<&Arc<dyn Completions>>,
+    ) -> Result<(), Full> {
+        let stamp = |name, value| Header { name, value: Some(value) };
+        let mut headers: SmallVec<[Header<'a>; 20]> = properties.collect();
+        headers.push(stamp(header::CONNECTION_DEVICE_ID, self.identity.device_id()));
+        if let Some(module) = self.identity.module_id() {
+            headers.push(stamp(header::CONNECTION_MODULE_ID, module));
+        }
+        headers.push(stamp(header::AUTH_GENERATION_ID, &self.generation_id));
+        headers.push(stamp(header::AUTH_METHOD, auth_method(self.scope)));
+        headers.push(stamp(header::MESSAGE_SOURCE, "Telemetry"));
+        if let Some(model_id) = &self.model_id {
+            headers.push(stamp(header::DATA_SCHEMA, model_id));
+        }
+        let record = Record {
+            key: self.identity.device_id().as_bytes(),
+            headers: &headers,
+            body,
+            enqueued: clock::unix_millis(),
+        };
+        self.gateway.events.append(TOPIC_D2C, record, token, sink)
+    }
+}
+
+impl Drop for DeviceSession {
+    fn drop(&mut self) {
+        self.gateway.table.remove(&self.identity, self.key);
+        if self.epoch != 0 {
+            self.gateway.release(self.identity.clone(), self.epoch);
+        }
+    }
+}
+
+/// `iothub-connection-auth-method`.
+fn auth_method(scope: AuthScope) -> &'static str {
+    match scope {
+        AuthScope::Hub => r#"{"scope":"hub","type":"sas","issuer":"iothub"}"#,
+        AuthScope::Module => r#"{"scope":"module","type":"sas","issuer":"iothub"}"#,
+        AuthScope::Device | AuthScope::Unspecified => {
+            r#"{"scope":"device","type":"sas","issuer":"iothub"}"#
+        }
+    }
+}
+
+/// Whom a connection wants to be, and where it is to be reached.
+pub struct Claimant {
+    pub identity: Identity,
+    pub sas_token: String,
+    pub address: Address,
+}

@@ -1,0 +1,253 @@
+//! HOT PATH: the TLS layer of a connection, on rustls' unbuffered API.
+//!
+//! Nothing is kept while a connection is idle but rustls' own state: records are read in ntex' read
+//! buffer, which goes back to its pool when empty, and written through one scratch per thread.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+
+use ntex::io::{Filter, FilterBuf, FilterLayer, Io, Layer};
+use ntex::util::{BytePages, BytesMut};
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::{Error, ServerConfig};
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 20 * 1024]);
+}
+
+/// A connection's TLS state.
+pub struct TlsFilter {
+    engine: RefCell<Engine>,
+}
+
+enum Engine {
+    Live(Box<UnbufferedServerConnection>),
+    /// Closed by either side or failed; what was to be said is in the write buffer.
+    Dead,
+}
+
+/// Takes the server's part of a TLS handshake. On failure the client has been sent an alert.
+pub async fn accept<F: Filter>(
+    io: Io<F>,
+    config: Arc<ServerConfig>,
+) -> io::Result<Io<Layer<TlsFilter, F>>> {
+    let connection = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
+    let engine = RefCell::new(Engine::Live(Box::new(connection)));
+    let io = io.add_filter(TlsFilter { engine });
+    loop {
+        match io.filter().stage() {
+            Stage::Established => return Ok(io),
+            Stage::Failed => {
+                // Lets the alert out before the socket closes.
+                let _ = io.shutdown().await;
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "TLS handshake failed"));
+            }
+            Stage::Handshaking => {
+                if io.read_notify().await?.is_none() && io.filter().stage() != Stage::Established {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Stage {
+    Handshaking,
+    Established,
+    Failed,
+}
+
+impl TlsFilter {
+    fn stage(&self) -> Stage {
+        match &*self.engine.borrow() {
+            Engine::Dead => Stage::Failed,
+            // TLS 1.3 lets a server write before the client has finished: that is not yet "done".
+            Engine::Live(connection) if connection.is_handshaking() => Stage::Handshaking,
+            Engine::Live(_) => Stage::Established,
+        }
+    }
+}
+
+/// What came of feeding records to rustls.
+struct Progress {
+    consumed: usize,
+    peer_closed: bool,
+    failed: Option<Error>,
+}
+
+/// Feeds what is in `records`; plaintext goes to `plain`, handshake messages and alerts to `out`.
+fn process(
+    connection: &mut UnbufferedServerConnection,
+    records: &mut [u8],
+    plain: &mut BytesMut,
+    out: &mut BytePages,
+) -> Progress {
+    let mut progress = Progress { consumed: 0, peer_closed: false, failed: None };
+    loop {
+        // After a failure the rest of the input means nothing: only the alert is collected.
+        let rest =
+            if progress.failed.is_some() { &mut [] } else { &mut records[progress.consumed..] };
+        let UnbufferedStatus { mut discard, state, .. } = connection.process_tls_records(rest);
+        let mut more = true;
+        match state {
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                while let Some(record) = traffic.next_record() {
+                    match record {
+                        Ok(record) => {
+                            plain.extend_from_slice(record.payload);
+                            discard += record.discard;
+                        }
+                        Err(error) => {
+                            progress.failed = Some(error);
+                            break;
+                        }
+                    }
+                }
+            }
+            Ok(ConnectionState::EncodeTlsData(mut message)) => {
+                with_scratch(out, |scratch| {
+                    message.encode(scratch).map_err(|error| match error {
+                        EncodeError::InsufficientSize(size) => Some(size.required_size),
+                        EncodeError::AlreadyEncoded => None,
+                    })
+                });
+            }
+            Ok(ConnectionState::TransmitTlsData(message)) => message.done(),
+            Ok(ConnectionState::PeerClosed) => progress.peer_closed = true,
+            Ok(_) => more = false,
+            Err(_) if progress.failed.is_some() => more = false,
+            Err(error) => progress.failed = Some(error),
+        }
+        progress.consumed += discard;
+        if !more {
+            progress.consumed = progress.consumed.min(records.len());
+            return progress;
+        }
+    }
+}
+
+/// Runs `write` on the thread's scratch, growing it as asked, and appends what it wrote to `out`.
+/// `write` answers with a length, the size it needs, or `None` for nothing to write.
+fn with_scratch(
+    out: &mut BytePages,
+    mut write: impl FnMut(&mut [u8]) -> Result<usize, Option<usize>>,
+) -> bool {
+    SCRATCH.with_borrow_mut(|scratch| {
+        loop {
+            match write(scratch) {
+                Ok(length) => {
+                    out.extend_from_slice(&scratch[..length]);
+                    return true;
+                }
+                Err(Some(needed)) if needed > scratch.len() => scratch.resize(needed, 0),
+                Err(_) => return false,
+            }
+        }
+    })
+}
+
+fn needed(error: EncryptError) -> Option<usize> {
+    match error {
+        EncryptError::InsufficientSize(size) => Some(size.required_size),
+        EncryptError::EncryptExhausted => None,
+    }
+}
+
+/// Encrypts `plain` (`None`: a close_notify) behind whatever rustls wants to say first. `false` if
+/// it cannot be done, now (handshaking) or ever.
+fn encrypt(
+    connection: &mut UnbufferedServerConnection,
+    plain: Option<&[u8]>,
+    out: &mut BytePages,
+) -> bool {
+    loop {
+        match connection.process_tls_records(&mut []).state {
+            Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                return with_scratch(out, |scratch| {
+                    match plain {
+                        Some(plain) => traffic.encrypt(plain, scratch),
+                        None => traffic.queue_close_notify(scratch),
+                    }
+                    .map_err(needed)
+                });
+            }
+            Ok(ConnectionState::EncodeTlsData(mut message)) => {
+                with_scratch(out, |scratch| {
+                    message.encode(scratch).map_err(|error| match error {
+                        EncodeError::InsufficientSize(size) => Some(size.required_size),
+                        EncodeError::AlreadyEncoded => None,
+                    })
+                });
+            }
+            Ok(ConnectionState::TransmitTlsData(message)) => message.done(),
+            Ok(ConnectionState::PeerClosed) => {}
+            _ => return false,
+        }
+    }
+}
+
+impl FilterLayer for TlsFilter {
+    fn process_read_buf(&self, buf: &FilterBuf<'_>) -> io::Result<()> {
+        let mut engine = self.engine.borrow_mut();
+        let Engine::Live(connection) = &mut *engine else {
+            // Whatever arrives after the end is dropped, or it would be read again for ever.
+            buf.with_read_src(|source| *source = None);
+            return Ok(());
+        };
+        let progress = buf.with_read_buffers(|source, plain| {
+            let mut nothing = BytesMut::new();
+            let records = source.as_mut().unwrap_or(&mut nothing);
+            buf.with_write_buffers(|_, out| {
+                let progress = process(connection, records, plain, out);
+                records.advance_to(progress.consumed);
+                progress
+            })
+        });
+        if let Some(error) = progress.failed {
+            tracing::debug!(%error, "TLS failed");
+            *engine = Engine::Dead;
+            buf.io().close();
+        } else if progress.peer_closed {
+            buf.with_write_buffers(|_, out| encrypt(connection, None, out));
+            *engine = Engine::Dead;
+            buf.io().close();
+        }
+        Ok(())
+    }
+
+    fn process_write_buf(&self, buf: &FilterBuf<'_>) -> io::Result<()> {
+        let mut engine = self.engine.borrow_mut();
+        buf.with_write_buffers(|plain, out| {
+            let Engine::Live(connection) = &mut *engine else {
+                plain.clear();
+                return Ok(());
+            };
+            while let Some(page) = plain.take() {
+                if !encrypt(connection, Some(page.as_ref()), out) {
+                    return Err(io::Error::other("TLS cannot encrypt: before or after its time"));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn shutdown(&self, buf: &FilterBuf<'_>) -> io::Result<Poll<()>> {
+        let mut engine = self.engine.borrow_mut();
+        if let Engine::Live(connection) = &mut *engine {
+            buf.with_write_buffers(|_, out| encrypt(connection, None, out));
+            *engine = Engine::Dead;
+        }
+        Ok(Poll::Ready(()))
+    }
+}
+
+impl fmt::Debug for TlsFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsFilter")
+    }
+}

@@ -1,0 +1,276 @@
+//! HOT PATH: a connection thread's own state: its connections, its clock, and the queue through
+//! which everything else reaches them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dunlin_model::ErrorCode;
+use dunlin_runtime::clock;
+use dunlin_storage::event_log::{Completion, Completions};
+use slab::Slab;
+use tokio::sync::{Notify, oneshot};
+
+use crate::gateway::Gateway;
+use crate::mqtt::Connection;
+use crate::mqtt::bag::Bag;
+
+/// How often connections are looked over for silence and expired tokens.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What other threads have for the connections of one worker.
+#[derive(Default)]
+pub struct Queue {
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Inbox {
+    completions: Vec<Completion>,
+    commands: Vec<Command>,
+}
+
+enum Command {
+    Disconnect { key: u64, reason: ErrorCode, done: oneshot::Sender<()> },
+    Drain { done: oneshot::Sender<()> },
+}
+
+impl Queue {
+    /// Ends a connection. Resolves when it takes no more packets, or does not exist.
+    pub fn disconnect(&self, key: u64, reason: ErrorCode) -> oneshot::Receiver<()> {
+        self.command(|done| Command::Disconnect { key, reason, done })
+    }
+
+    /// Ends all connections once what they sent is acknowledged; resolves when none is left.
+    pub fn drain(&self) -> oneshot::Receiver<()> {
+        self.command(|done| Command::Drain { done })
+    }
+
+    fn command(&self, make: impl FnOnce(oneshot::Sender<()>) -> Command) -> oneshot::Receiver<()> {
+        let (done, gone) = oneshot::channel();
+        self.with(|inbox| inbox.commands.push(make(done)));
+        gone
+    }
+
+    fn with(&self, put: impl FnOnce(&mut Inbox)) {
+        put(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake.notify_one();
+    }
+}
+
+impl Completions for Queue {
+    fn complete(&self, batch: &[Completion]) {
+        self.with(|inbox| inbox.completions.extend_from_slice(batch));
+    }
+}
+
+/// A connection's place at its worker.
+enum Slot {
+    /// Its session is being opened; `doomed` if it was told to go before that was done.
+    Opening {
+        serial: u32,
+        doomed: bool,
+    },
+    Open(Rc<Connection>),
+}
+
+/// One connection thread.
+pub struct Worker {
+    pub gateway: Arc<Gateway>,
+    pub queue: Arc<Queue>,
+    /// The queue, as the event log wants it.
+    pub sink: Arc<dyn Completions>,
+    /// Read again for every message.
+    pub bag: RefCell<Bag>,
+    slots: RefCell<Slab<Slot>>,
+    serial: Cell<u32>,
+    started: Instant,
+    now: Cell<u32>,
+    /// Connections whose last message the event log had no room for.
+    stalled: RefCell<Vec<u64>>,
+    drained: RefCell<Option<oneshot::Sender<()>>>,
+}
+
+impl Worker {
+    /// Starts the worker's own task on this thread.
+    pub fn start(gateway: Arc<Gateway>, queue: Arc<Queue>) -> Rc<Self> {
+        let worker = Rc::new(Self {
+            gateway,
+            sink: queue.clone(),
+            queue,
+            bag: RefCell::default(),
+            slots: RefCell::default(),
+            serial: Cell::new(0),
+            started: Instant::now(),
+            now: Cell::new(0),
+            stalled: RefCell::default(),
+            drained: RefCell::default(),
+        });
+        ntex::rt::spawn(worker.clone().run());
+        worker
+    }
+
+    async fn run(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(SWEEP);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut inbox = Inbox::default();
+        loop {
+            tokio::select! {
+                () = self.queue.wake.notified() => self.deliver(&mut inbox),
+                _ = ticks.tick() => self.sweep(),
+            }
+        }
+    }
+
+    /// Takes everything that waits, with one swap, so that both sides keep their buffers.
+    fn deliver(self: &Rc<Self>, inbox: &mut Inbox) {
+        std::mem::swap(inbox, &mut self.queue.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        for completion in inbox.completions.drain(..) {
+            if let Some(connection) = self.connection(completion.token.connection) {
+                connection.complete(completion.token.sequence, completion.durable);
+            }
+        }
+        for command in inbox.commands.drain(..) {
+            match command {
+                Command::Disconnect { key, reason, done } => {
+                    self.disconnect(key, reason);
+                    // Nobody may be waiting any more.
+                    let _ = done.send(());
+                }
+                Command::Drain { done } => {
+                    self.drained.replace(Some(done));
+                    for connection in self.connections() {
+                        connection.drain();
+                    }
+                    self.report_if_drained();
+                }
+            }
+        }
+    }
+
+    fn disconnect(&self, key: u64, reason: ErrorCode) {
+        if let Some(Slot::Opening { serial, doomed }) = self.slots.borrow_mut().get_mut(index(key))
+            && *serial == serial_of(key)
+        {
+            *doomed = true;
+        }
+        if let Some(connection) = self.connection(key) {
+            connection.end(reason);
+        }
+    }
+
+    fn sweep(&self) {
+        let now = u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX);
+        self.now.set(now);
+        let wall = clock::unix_seconds();
+        for (_, slot) in &*self.slots.borrow() {
+            if let Slot::Open(connection) = slot {
+                connection.check(now, wall);
+            }
+        }
+    }
+
+    /// Seconds since the worker started, at most a second old.
+    pub fn now(&self) -> u32 {
+        self.now.get()
+    }
+
+    /// A key for a connection whose session is about to be opened.
+    pub fn reserve(self: &Rc<Self>) -> Reservation {
+        let serial = self.serial.get().wrapping_add(1);
+        self.serial.set(serial);
+        let at = self.slots.borrow_mut().insert(Slot::Opening { serial, doomed: false });
+        Reservation { worker: self.clone(), key: u64::from(serial) << 32 | at as u64 }
+    }
+
+    fn connection(&self, key: u64) -> Option<Rc<Connection>> {
+        match self.slots.borrow().get(index(key)) {
+            Some(Slot::Open(connection)) if connection.key() == key => Some(connection.clone()),
+            _ => None,
+        }
+    }
+
+    fn connections(&self) -> Vec<Rc<Connection>> {
+        let slots = self.slots.borrow();
+        slots
+            .iter()
+            .filter_map(|(_, slot)| match slot {
+                Slot::Open(connection) => Some(connection.clone()),
+                Slot::Opening { .. } => None,
+            })
+            .collect()
+    }
+
+    /// Has a connection try its last message again when the event log has room.
+    pub fn stall(self: &Rc<Self>, key: u64) {
+        let mut stalled = self.stalled.borrow_mut();
+        stalled.push(key);
+        if stalled.len() == 1 {
+            let worker = self.clone();
+            ntex::rt::spawn(async move { worker.retry_stalled().await });
+        }
+    }
+
+    async fn retry_stalled(self: Rc<Self>) {
+        while !self.stalled.borrow().is_empty() {
+            self.gateway.events.writable().await;
+            // Whoever finds no room again stays on the list, in its place.
+            self.stalled.borrow_mut().retain(|key| {
+                self.connection(*key).is_some_and(|connection| !connection.retry(&self))
+            });
+        }
+    }
+
+    fn remove(&self, key: u64) {
+        self.slots.borrow_mut().remove(index(key));
+        self.report_if_drained();
+    }
+
+    fn report_if_drained(&self) {
+        if self.slots.borrow().is_empty()
+            && let Some(done) = self.drained.borrow_mut().take()
+        {
+            let _ = done.send(());
+        }
+    }
+}
+
+/// A place at the worker; dropped, it is free again.
+pub struct Reservation {
+    worker: Rc<Worker>,
+    key: u64,
+}
+
+impl Reservation {
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// Puts the opened connection in place. `false`: it was told to go in the meantime.
+    pub fn fill(&self, connection: &Rc<Connection>) -> bool {
+        let mut slots = self.worker.slots.borrow_mut();
+        match slots.get_mut(index(self.key)) {
+            Some(slot @ Slot::Opening { doomed: false, .. }) => {
+                *slot = Slot::Open(connection.clone());
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.worker.remove(self.key);
+    }
+}
+
+fn index(key: u64) -> usize {
+    (key & 0xffff_ffff) as usize
+}
+
+fn serial_of(key: u64) -> u32 {
+    (key >> 32) as u32
+}
