@@ -1,0 +1,59 @@
+//! The conformance suite on the embedded side, and what outlives a process.
+
+use std::sync::Arc;
+
+use tempfile::tempdir;
+
+use super::conformance::{self, sample};
+use super::{DeviceStore, SqliteDeviceStore};
+use crate::sqlite::DataFolder;
+
+macro_rules! conforms {
+    ($($name:ident),* $(,)?) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            let temp = tempdir().expect("temp");
+            let folder = DataFolder::open(temp.path()).expect("open");
+            conformance::$name(Arc::new(SqliteDeviceStore::new(folder.sqlite()))).await;
+        })*
+    };
+}
+
+conforms!(
+    create_stores_every_field,
+    create_refuses_a_taken_id,
+    create_refuses_a_module_without_its_device,
+    ids_are_compared_ordinally,
+    of_concurrent_creates_one_wins,
+    device_list_is_ordered_and_bounded,
+    module_list_is_ordered_and_of_one_device,
+    replace_keeps_id_generation_and_version,
+    replace_raises_the_version_with_status_and_credentials,
+    replace_looks_for_the_id_before_the_etag,
+    of_concurrent_replaces_under_an_etag_one_wins,
+    concurrent_replaces_each_raise_the_version,
+    delete_takes_the_modules_along,
+    delete_looks_for_the_id_before_the_etag,
+    a_module_never_outlives_its_device,
+    setting_init_keeps_the_first,
+    concurrent_setting_inits_agree,
+    epoch_generations_never_repeat,
+);
+
+#[tokio::test]
+async fn everything_outlives_the_process() {
+    let temp = tempdir().expect("temp");
+    let open = || SqliteDeviceStore::new(DataFolder::open(temp.path()).expect("open").sqlite());
+    let store = open();
+    store.identity_create(sample("d")).await.expect("create");
+    store.identity_create(sample("d/m")).await.expect("create");
+    store.setting_init("key", b"value").await.expect("init");
+    assert_eq!(store.epoch_generation_next().await.expect("next"), 1);
+    drop(store);
+
+    let store = open();
+    assert_eq!(store.device_list(9).await.expect("list"), [sample("d")]);
+    assert_eq!(store.module_list("d").await.expect("list"), [sample("d/m")]);
+    assert_eq!(store.setting_init("key", b"other").await.expect("init"), b"value");
+    assert_eq!(store.epoch_generation_next().await.expect("next"), 2);
+}

@@ -1,0 +1,47 @@
+//! What a store may answer instead of a result.
+
+use dunlin_model::{ErrorCode, HubError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("it exists already")]
+    AlreadyExists,
+    #[error("it does not exist")]
+    NotFound,
+    #[error("it was changed since: the ETag does not match")]
+    PreconditionFailed,
+    /// The store could not do it now; nothing of the operation took effect.
+    #[error("the {store} store failed")]
+    Unavailable {
+        store: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl StoreError {
+    pub fn unavailable(
+        store: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Unavailable { store, source: source.into() }
+    }
+
+    /// Whether the same operation may succeed later without anybody changing anything.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}
+
+/// For the faults no caller can be more precise about; a service answers the others by itself.
+impl From<StoreError> for HubError {
+    fn from(error: StoreError) -> Self {
+        let code = match error {
+            StoreError::AlreadyExists => ErrorCode::DeviceAlreadyExists,
+            StoreError::NotFound => ErrorCode::DeviceNotFound,
+            StoreError::PreconditionFailed => ErrorCode::PreconditionFailed,
+            StoreError::Unavailable { .. } => ErrorCode::ServiceUnavailable,
+        };
+        HubError::new(code, error.to_string())
+    }
+}

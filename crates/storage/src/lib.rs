@@ -1,0 +1,21 @@
+//! The ports: what the hub keeps, as traits whose doc comments are their specification.
+//! Each has an embedded side here and a conformance suite that every side must pass.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub mod device_store;
+pub mod error;
+pub mod event_log;
+pub mod presence;
+pub mod sqlite;
+
+pub use device_store::DeviceStore;
+pub use error::StoreError;
+pub use event_log::EventLog;
+pub use presence::Presence;
+
+/// Locks whatever a panicking thread left: every critical section here leaves its data whole at
+/// each point where it can panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

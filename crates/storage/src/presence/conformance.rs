@@ -1,0 +1,135 @@
+//! What every `Presence` must do: one function per part of its specification.
+//! Each wants a presence of its own, empty.
+
+use std::sync::Arc;
+
+use dunlin_model::Identity;
+use tokio::task::JoinSet;
+
+use super::{Claim, Epoch, Holder, Presence};
+
+type Port = Arc<dyn Presence>;
+
+fn id(joined: &str) -> Identity {
+    Identity::parse(joined).expect("a valid id")
+}
+
+async fn claim(presence: &Port, joined: &str, node: &str) -> (Epoch, Option<Holder>) {
+    match presence.claim(&id(joined), node, 1).await.expect("claim") {
+        Claim::Granted { epoch, former } => (epoch, former),
+        Claim::Revoked => panic!("nobody revoked {joined}"),
+    }
+}
+
+async fn holder(presence: &Port, joined: &str) -> Option<Holder> {
+    presence.holder(&id(joined)).await.expect("holder")
+}
+
+pub async fn a_claim_is_found_until_released(presence: Port) {
+    assert_eq!(holder(&presence, "d").await, None);
+    let (epoch, former) = claim(&presence, "d", "gateway-1").await;
+    assert_eq!(former, None);
+    assert_eq!(holder(&presence, "d").await, Some(Holder { node: "gateway-1".into(), epoch }));
+    for other in ["d/m", "D", "e"] {
+        assert_eq!(holder(&presence, other).await, None);
+    }
+    presence.release(&id("d"), epoch).await.expect("release");
+    assert_eq!(holder(&presence, "d").await, None);
+    presence.release(&id("d"), epoch).await.expect("a second release does nothing");
+}
+
+pub async fn a_claim_wins_over_an_older_one(presence: Port) {
+    let (first, _) = claim(&presence, "d", "gateway-1").await;
+    let (second, former) = claim(&presence, "d", "gateway-2").await;
+    assert!(second > first);
+    assert_eq!(former, Some(Holder { node: "gateway-1".into(), epoch: first }));
+    let now = Some(Holder { node: "gateway-2".into(), epoch: second });
+    assert_eq!(holder(&presence, "d").await, now);
+    let (third, former) = claim(&presence, "d", "gateway-2").await;
+    assert_eq!(former, now, "the same node's older connection must drop, too");
+    assert!(third > second);
+}
+
+pub async fn a_release_with_an_old_epoch_does_nothing(presence: Port) {
+    let (old, _) = claim(&presence, "d", "gateway-1").await;
+    let (epoch, _) = claim(&presence, "d", "gateway-2").await;
+    for stale in [old, 0, epoch + 1] {
+        presence.release(&id("d"), stale).await.expect("release");
+        assert_eq!(holder(&presence, "d").await, Some(Holder { node: "gateway-2".into(), epoch }));
+    }
+}
+
+pub async fn epochs_grow_over_all_identities(presence: Port) {
+    let mut last = 0;
+    for n in 0..200 {
+        let joined = format!("device-{}", n % 7);
+        let (epoch, _) = claim(&presence, &joined, "gateway").await;
+        assert!(epoch > last);
+        last = epoch;
+        if n % 3 == 0 {
+            presence.release(&id(&joined), epoch).await.expect("release");
+        }
+    }
+}
+
+/// Every holder but the last is named as somebody's former, once: nobody is forgotten.
+pub async fn concurrent_claims_form_a_chain(presence: Port) {
+    const RACERS: usize = 64;
+    let mut racers = JoinSet::new();
+    for n in 0..RACERS {
+        let presence = Arc::clone(&presence);
+        racers.spawn(async move { claim(&presence, "d", &format!("gateway-{n}")).await });
+    }
+    let mut chain = racers.join_all().await;
+    chain.sort_by_key(|(epoch, _)| *epoch);
+    assert_eq!(chain.len(), RACERS);
+    assert_eq!(chain[0].1, None);
+    for pair in chain.windows(2) {
+        assert!(pair[0].0 < pair[1].0, "epochs never repeat");
+        assert_eq!(pair[1].1.as_ref().map(|former| former.epoch), Some(pair[0].0));
+    }
+    let last = chain[RACERS - 1].0;
+    assert_eq!(holder(&presence, "d").await.map(|holder| holder.epoch), Some(last));
+}
+
+/// Of concurrent releases and claims, only one's own connection is ever given up.
+pub async fn concurrent_releases_give_up_their_own_only(presence: Port) {
+    let mut racers = JoinSet::new();
+    for n in 0..64 {
+        let presence = Arc::clone(&presence);
+        racers.spawn(async move {
+            let (epoch, _) = claim(&presence, "d", "gateway").await;
+            if n % 2 == 0 {
+                presence.release(&id("d"), epoch).await.expect("release");
+            }
+            (epoch, n % 2 == 0)
+        });
+    }
+    let outcomes = racers.join_all().await;
+    let (last, released) = outcomes.into_iter().max().expect("racers");
+    let holder = holder(&presence, "d").await.map(|holder| holder.epoch);
+    assert_eq!(holder, (!released).then_some(last));
+}
+
+pub async fn a_revocation_refuses_older_claims(presence: Port) {
+    let (epoch, _) = claim(&presence, "d", "gateway-1").await;
+    let held = Some(Holder { node: "gateway-1".into(), epoch });
+    assert_eq!(presence.revoke(&id("d"), 5).await.expect("revoke"), held);
+    assert_eq!(holder(&presence, "d").await, held, "until it has dropped");
+    let try_claim = async |joined: &str, version| {
+        let claim = presence.claim(&id(joined), "gateway-2", version).await.expect("claim");
+        matches!(claim, Claim::Granted { .. })
+    };
+    assert!(!try_claim("d", 4).await);
+    assert_eq!(holder(&presence, "d").await, held, "a refused claim changes nothing");
+    assert!(try_claim("d", 5).await);
+    assert!(!try_claim("d", 4).await, "the marker outlives a newer claim");
+    assert!(try_claim("d", 6).await);
+    assert!(try_claim("e", 1).await, "others are not concerned");
+    assert!(try_claim("d/m", 1).await, "a module is another");
+
+    assert_eq!(presence.revoke(&id("absent"), 2).await.expect("revoke"), None);
+    assert!(!try_claim("absent", 1).await);
+    presence.revoke(&id("absent"), 1).await.expect("revoke");
+    assert!(!try_claim("absent", 1).await, "an older revocation takes nothing back");
+}

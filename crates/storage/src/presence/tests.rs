@@ -1,0 +1,62 @@
+//! The conformance suite on the embedded side, and what only it promises.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dunlin_model::Identity;
+
+use super::{Claim, MemoryPresence, Presence, conformance};
+
+macro_rules! conforms {
+    ($($name:ident),* $(,)?) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            conformance::$name(Arc::new(MemoryPresence::new(1))).await;
+        })*
+    };
+}
+
+conforms!(
+    a_claim_is_found_until_released,
+    a_claim_wins_over_an_older_one,
+    a_release_with_an_old_epoch_does_nothing,
+    epochs_grow_over_all_identities,
+    concurrent_claims_form_a_chain,
+    concurrent_releases_give_up_their_own_only,
+    a_revocation_refuses_older_claims,
+);
+
+async fn claim(presence: &MemoryPresence, version: u64) -> Claim {
+    let id = Identity::device("d").expect("id");
+    presence.claim(&id, "gateway", version).await.expect("claim")
+}
+
+#[tokio::test]
+async fn a_later_generation_is_above_an_earlier_one() {
+    let Claim::Granted { epoch, .. } = claim(&MemoryPresence::new(3), 1).await else {
+        panic!("refused")
+    };
+    assert_eq!(epoch, (3 << 40) + 1);
+    let Claim::Granted { epoch: next, .. } = claim(&MemoryPresence::new(4), 1).await else {
+        panic!("refused")
+    };
+    assert!(next > epoch);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_ends_and_is_forgotten() {
+    let presence = MemoryPresence::new(1);
+    let id = Identity::device("d").expect("id");
+    for _ in 0..3 {
+        presence.revoke(&id, 2).await.expect("revoke");
+    }
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(claim(&presence, 1).await, Claim::Revoked);
+    presence.revoke(&id, 2).await.expect("revoke");
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(claim(&presence, 1).await, Claim::Revoked, "the second one counts anew");
+    assert_eq!(presence.revocations(), (1, 1));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert!(matches!(claim(&presence, 1).await, Claim::Granted { .. }));
+    assert_eq!(presence.revocations(), (0, 0));
+}

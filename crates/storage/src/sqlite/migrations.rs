@@ -1,0 +1,62 @@
+//! The schema, as numbered steps forward. A step that was released is never edited.
+
+use rusqlite::Connection;
+
+/// Step n brings a database of version n - 1 to version n.
+pub(super) const MIGRATIONS: &[&str] = &[
+    // 1: identities and what every hub has one of. The device id comes first in every key: it is
+    // the distribution key. A device's own row has the module id ''.
+    "CREATE TABLE identity (
+        device_id TEXT NOT NULL,
+        module_id TEXT NOT NULL,
+        generation_id TEXT NOT NULL,
+        etag TEXT NOT NULL,
+        status TEXT NOT NULL,
+        status_reason TEXT,
+        status_updated INTEGER NOT NULL,
+        auth_type TEXT NOT NULL,
+        credentials BLOB NOT NULL,
+        auth_version INTEGER NOT NULL,
+        PRIMARY KEY (device_id, module_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX identity_device ON identity (device_id) WHERE module_id = '';
+    CREATE TABLE setting (
+        name TEXT NOT NULL PRIMARY KEY,
+        value BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE sequence (
+        name TEXT NOT NULL PRIMARY KEY,
+        value INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;",
+    // 2: how far consumer groups of the event log have come.
+    "CREATE TABLE group_position (
+        topic TEXT NOT NULL,
+        consumer_group TEXT NOT NULL,
+        partition INTEGER NOT NULL,
+        next INTEGER NOT NULL,
+        PRIMARY KEY (topic, consumer_group, partition)
+    ) STRICT, WITHOUT ROWID;",
+];
+
+pub(super) fn known() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
+}
+
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Each step is one transaction with its version: a crash leaves a whole version behind.
+pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let from = version(connection)?;
+    for (number, step) in (1u32..).zip(MIGRATIONS).skip(from as usize) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", number)?;
+        transaction.commit()?;
+        if from > 0 {
+            tracing::info!(version = number, "migrated the data folder");
+        }
+    }
+    Ok(())
+}
