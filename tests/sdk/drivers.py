@@ -1,0 +1,90 @@
+"""The official SDKs as child processes: one JSON object a line in, one out (`node/device.js`,
+`python/device.py`). What they are to do and what must come of it stands in the tests, once."""
+
+import base64
+import json
+import pathlib
+import queue
+import subprocess
+import sys
+import threading
+
+HERE = pathlib.Path(__file__).parent
+COMMANDS = {
+    "python": [sys.executable, str(HERE / "python/device.py")],
+    "node": ["node", str(HERE / "node/device.js")],
+}
+
+
+class SdkError(Exception):
+    """An error that the SDK gave its caller: its type's name, and those of what it names as cause."""
+
+    def __init__(self, error):
+        super().__init__(f"{error['type']}: {error['message']} (causes {error['causes']})")
+        self.type, self.message, self.causes = error["type"], error["message"], error["causes"]
+
+
+class Driver:
+    """One device client of an SDK."""
+
+    def __init__(self, sdk, log):
+        self.sdk, self.log = sdk, log
+        with open(log, "ab") as stderr:
+            self.child = subprocess.Popen(COMMANDS[sdk], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                          stderr=stderr, text=True, encoding="utf-8")
+        self.answers, self.events = queue.Queue(), queue.Queue()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        for line in self.child.stdout:
+            message = json.loads(line)
+            (self.events if "event" in message else self.answers).put(message)
+        self.answers.put({"error": {"type": "Ended", "message": "the driver ended", "causes": []}})
+
+    def ask(self, op, seconds=60, **arguments):
+        """Has the driver do something and waits for it; SdkError when the SDK refuses."""
+        self.child.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
+        self.child.stdin.flush()
+        try:
+            answer = self.answers.get(timeout=seconds)
+        except queue.Empty:
+            raise AssertionError(f"{self.sdk}: `{op}` did not end within {seconds} s") from None
+        if "error" in answer:
+            raise SdkError(answer["error"])
+        return answer
+
+    def connect(self, connection_string, ca, **options):
+        """Options: `ttl` and `margin` of tokens, `retry`: the SDK's own, off unless asked for."""
+        return self.ask("connect", connection_string=connection_string, ca=ca and str(ca), **options)
+
+    def connect_token(self, token, ca):
+        return self.ask("connect", token=token, ca=str(ca))
+
+    def send(self, messages, seconds=120):
+        """Sends all and waits until the hub has acknowledged each."""
+        def wire(message):
+            body = base64.b64encode(message["body"]).decode()
+            return {**message, "body": body}
+        self.ask("send", seconds, messages=[wire(message) for message in messages])
+
+    def wait_event(self, name, seconds=60):
+        """The next event of that name; others before it are dropped."""
+        while True:
+            try:
+                event = self.events.get(timeout=seconds)
+            except queue.Empty:
+                raise AssertionError(f"{self.sdk}: no event `{name}` within {seconds} s") from None
+            if event["event"] == name:
+                return event
+
+    def stop(self):
+        """Ends the client as an application would, and the process in any case."""
+        try:
+            self.child.stdin.close()
+            self.child.wait(20)
+        except (OSError, subprocess.TimeoutExpired):
+            self.child.kill()
+            self.child.wait()
+        self.reader.join(5)
+        self.child.stdout.close()

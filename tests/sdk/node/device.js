@@ -1,0 +1,88 @@
+// Driver of the official Node device SDK, unmodified: see ../drivers.py.
+'use strict';
+
+const readline = require('readline');
+const { NoRetry } = require('azure-iot-common');
+const { Client, ModuleClient, Message, SharedAccessKeyAuthenticationProvider } = require('azure-iot-device');
+const { Mqtt } = require('azure-iot-device-mqtt');
+
+// How many messages may be on their way at once.
+const WINDOW = 50;
+
+const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
+
+let client = null;
+
+function create(ask) {
+  if (ask.token) return Client.fromSharedAccessSignature(ask.token, Mqtt);
+  const kind = ask.connection_string.includes(';ModuleId=') ? ModuleClient : Client;
+  if (!ask.ttl) return kind.fromConnectionString(ask.connection_string, Mqtt);
+  const provider = SharedAccessKeyAuthenticationProvider.fromConnectionString(
+    ask.connection_string, ask.ttl, ask.margin);
+  return kind.fromAuthenticationProvider(provider, Mqtt);
+}
+
+async function connect(ask) {
+  if (!client) {
+    client = create(ask);
+    client.on('connect', () => say({ event: 'connected' }));
+    client.on('disconnect', () => say({ event: 'disconnected' }));
+    // Without a listener an error of the SDK's would end the process.
+    client.on('error', (error) => say({ event: 'error', type: error.name }));
+    if (!ask.retry) client.setRetryPolicy(new NoRetry());
+    if (ask.ca) await client.setOptions({ ca: ask.ca });
+  }
+  await client.open();
+}
+
+function message(one) {
+  const made = new Message(Buffer.from(one.body, 'base64'));
+  if (one.message_id !== undefined) made.messageId = one.message_id;
+  if (one.correlation_id !== undefined) made.correlationId = one.correlation_id;
+  if (one.content_type !== undefined) made.contentType = one.content_type;
+  if (one.content_encoding !== undefined) made.contentEncoding = one.content_encoding;
+  for (const [key, value] of Object.entries(one.properties || {})) made.properties.add(key, value);
+  return made;
+}
+
+async function send(ask) {
+  const onTheWay = new Set();
+  let failure = null;
+  for (const one of ask.messages) {
+    if (failure) break;
+    const sent = one.output === undefined
+      ? client.sendEvent(message(one))
+      : client.sendOutputEvent(one.output, message(one));
+    const done = sent.catch((error) => { failure = failure || error; }).finally(() => onTheWay.delete(done));
+    onTheWay.add(done);
+    if (onTheWay.size >= WINDOW) await Promise.race(onTheWay);
+  }
+  await Promise.all(onTheWay);
+  if (failure) throw failure;
+}
+
+const operations = { connect, send, disconnect: () => client.close() };
+
+function causes(error) {
+  const found = [];
+  for (let one = error.innerError || error.cause; one; one = one.innerError || one.cause) {
+    found.push(`${one.name}: ${one.code || ''} ${one.message}`);
+  }
+  return found;
+}
+
+async function main() {
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    const ask = JSON.parse(line);
+    try {
+      await operations[ask.op](ask);
+      say({ ok: true });
+    } catch (error) {
+      say({ error: { type: error.name, message: error.message, causes: causes(error) } });
+    }
+  }
+  if (client) await client.close().catch(() => {});
+  process.exit(0);
+}
+
+main();

@@ -1,0 +1,92 @@
+"""Driver of the official Python device SDK, unmodified: see ../drivers.py."""
+
+import base64
+import json
+import sys
+import threading
+import time
+from unittest import mock
+from urllib.parse import parse_qs
+
+from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message
+
+_stdout = threading.Lock()
+
+
+def say(message):
+    with _stdout:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+
+
+def causes(error):
+    """Types of what an error was raised from, nearest first."""
+    found = []
+    while (error := error.__cause__ or error.__context__) is not None:
+        found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+class Client:
+    def __init__(self):
+        self.client = None
+        self.is_module = False
+
+    def connect(self, ask):
+        if self.client is None:
+            self.client = self.create(ask)
+            self.client.on_connection_state_change = self.state_changed
+        self.client.connect()
+
+    def create(self, ask):
+        options = {"connection_retry": ask.get("retry", False)}
+        if ask.get("ca"):
+            with open(ask["ca"], encoding="ascii") as file:
+                options["server_verification_cert"] = file.read()
+        if "token" in ask:
+            # The SDK does not even try with a token that its own clock calls expired. A device whose
+            # clock is behind does: such a clock is what the SDK sees here, while it looks.
+            expiry = int(parse_qs(ask["token"].split(" ", 1)[1])["se"][0])
+            with mock.patch("time.time", return_value=min(time.time(), expiry - 1)):
+                return IoTHubDeviceClient.create_from_sastoken(ask["token"], **options)
+        text = ask["connection_string"]
+        if "ttl" in ask:
+            options["sastoken_ttl"] = ask["ttl"]
+        self.is_module = ";ModuleId=" in text
+        kind = IoTHubModuleClient if self.is_module else IoTHubDeviceClient
+        return kind.create_from_connection_string(text, **options)
+
+    def state_changed(self):
+        say({"event": "connected" if self.client.connected else "disconnected"})
+
+    def send(self, ask):
+        for one in ask["messages"]:
+            message = Message(base64.b64decode(one["body"]))
+            message.message_id = one.get("message_id")
+            message.correlation_id = one.get("correlation_id")
+            message.content_type = one.get("content_type")
+            message.content_encoding = one.get("content_encoding")
+            message.custom_properties = dict(one.get("properties", {}))
+            if "output" in one:
+                self.client.send_message_to_output(message, one["output"])
+            else:
+                self.client.send_message(message)
+
+    def disconnect(self, _):
+        self.client.disconnect()
+
+
+def main():
+    client = Client()
+    for line in sys.stdin:
+        ask = json.loads(line)
+        try:
+            getattr(client, ask["op"])(ask)
+            say({"ok": True})
+        except Exception as error:  # pylint: disable=broad-except  # whatever it is, it is the answer
+            say({"error": {"type": type(error).__name__, "message": str(error), "causes": causes(error)}})
+    if client.client is not None:
+        client.client.shutdown()
+
+
+main()

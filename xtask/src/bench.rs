@@ -1,0 +1,208 @@
+//! `cargo xtask bench`: measures the release binary, peers beside it, and prints a table.
+//! docs/measurements.md says what each figure means and what it leaves out.
+
+mod idle;
+mod peers;
+mod publish;
+mod start;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::suite::cargo;
+use crate::{Result, process, workspace};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Idle,
+    Publish,
+    Start,
+}
+
+/// Numbers left out are the measurement's own.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Options {
+    what: What,
+    devices: Option<u32>,
+    seconds: Option<u32>,
+    rounds: Option<u32>,
+    /// Server on processor 0, client on processor 1.
+    pin: bool,
+}
+
+impl Options {
+    pub fn parse(args: &[String]) -> Result<Self> {
+        let (what, rest) = match args.split_first().map(|(what, rest)| (what.as_str(), rest)) {
+            Some(("idle", rest)) => (What::Idle, rest),
+            Some(("publish", rest)) => (What::Publish, rest),
+            Some(("start", rest)) => (What::Start, rest),
+            _ => return Err("bench takes one of idle, publish, start".into()),
+        };
+        let mut options = Self { what, devices: None, seconds: None, rounds: None, pin: false };
+        let mut rest = rest.iter();
+        while let Some(arg) = rest.next() {
+            let number = match (arg.as_str(), what) {
+                ("--pin", What::Idle | What::Publish) => {
+                    options.pin = true;
+                    continue;
+                }
+                ("--devices", What::Idle | What::Publish) => &mut options.devices,
+                ("--seconds", What::Publish) => &mut options.seconds,
+                ("--rounds", _) => &mut options.rounds,
+                (other, _) => return Err(format!("bench {what:?} takes no `{other}`")),
+            };
+            let value = rest.next().and_then(|value| value.parse().ok()).filter(|n| *n > 0);
+            *number = Some(value.ok_or_else(|| format!("{arg} takes a number above 0"))?);
+        }
+        Ok(options)
+    }
+}
+
+pub fn run(options: &Options) -> Result<bool> {
+    let mut build = cargo(&["build", "--release", "-p", "dunlin", "-p", "dunlin-loadtest"])?;
+    if !process::run_shown(&mut build)? {
+        return Ok(false);
+    }
+    let bench = Bench::new(options.pin)?;
+    println!("{}", machine());
+    let outcome = match options.what {
+        What::Idle => idle::run(&bench, options),
+        What::Publish => publish::run(&bench, options),
+        What::Start => start::run(&bench, options),
+    };
+    // A folder of a failed run is left to be looked at.
+    if let Ok(true) = outcome {
+        fs::remove_dir_all(&bench.folder)
+            .map_err(|error| format!("cannot remove {}: {error}", bench.folder.display()))?;
+    }
+    outcome
+}
+
+/// Where a measurement happens.
+struct Bench {
+    /// The release binaries.
+    binaries: PathBuf,
+    /// Fresh, of this run alone, on the disk that holds the target directory.
+    folder: PathBuf,
+    pin: bool,
+}
+
+impl Bench {
+    fn new(pin: bool) -> Result<Self> {
+        let target = workspace::target()?;
+        let folder = target.join(format!("bench/{}", std::process::id()));
+        fs::create_dir_all(&folder)
+            .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+        Ok(Self { binaries: target.join("release"), folder, pin })
+    }
+
+    fn hub_binary(&self) -> PathBuf {
+        self.binaries.join("dunlin")
+    }
+
+    fn client(&self) -> Command {
+        on_processor(self.pin.then_some("1"), &self.binaries.join("dunlin-loadtest"))
+    }
+
+    /// The server's processor, if it has one of its own.
+    fn server_processor(&self) -> Option<&'static str> {
+        self.pin.then_some("0")
+    }
+}
+
+/// `program`, kept to one processor if asked. taskset becomes the program: same process id.
+fn on_processor(processor: Option<&str>, program: &Path) -> Command {
+    match processor {
+        None => Command::new(program),
+        Some(processor) => {
+            let mut taskset = Command::new("taskset");
+            taskset.arg("-c").arg(processor).arg(program);
+            taskset
+        }
+    }
+}
+
+/// Processors, memory, kernel and load: figures mean nothing without.
+fn machine() -> String {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let value = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned())
+    };
+    let processor = value(&read("/proc/cpuinfo"), "model name").unwrap_or_default();
+    let memory = value(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let load = read("/proc/loadavg");
+    let count = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = load.split(' ').next().unwrap_or_default().to_owned();
+    format!("{count} x {processor}, {memory}, Linux {}, load {load}", kernel.trim())
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        even if even % 2 == 0 => (sorted[even / 2 - 1] + sorted[even / 2]) / 2.0,
+        odd => sorted[odd / 2],
+    }
+}
+
+/// The number behind `"name":` in the loadtest's JSON, where every name that is asked for is used
+/// once. No JSON parser: xtask has no dependencies.
+fn number(json: &str, name: &str) -> Result<f64> {
+    let rest = json.split_once(&format!("\"{name}\":")).map(|(_, rest)| rest.trim_start());
+    let value = rest.and_then(|rest| rest.split([',', '}', '\n']).next());
+    let value = value.and_then(|value| value.trim().parse().ok());
+    value.ok_or_else(|| format!("the report has no number `{name}`"))
+}
+
+/// The text behind `"name":` in hub.json; there is no escape in what is read of it.
+fn text(json: &str, name: &str) -> Result<String> {
+    let rest = json.split_once(&format!("\"{name}\":")).map(|(_, rest)| rest);
+    let value = rest.and_then(|rest| rest.split('"').nth(1));
+    value.map(str::to_owned).ok_or_else(|| format!("hub.json has no text `{name}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Options> {
+        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        Options::parse(&args)
+    }
+
+    #[test]
+    fn options_are_read() {
+        let options = parsed("publish --devices 50 --seconds 3 --rounds 2 --pin");
+        let want = Options {
+            what: What::Publish,
+            devices: Some(50),
+            seconds: Some(3),
+            rounds: Some(2),
+            pin: true,
+        };
+        assert_eq!(options, Ok(want));
+        for line in ["", "fast", "idle --seconds 1", "start --pin", "idle --devices 0", "idle 5"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn medians_are_of_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn numbers_and_texts_are_found() {
+        let json = "{\n  \"a\": {\n    \"rate\": 12.5,\n    \"n\": 3\n  },\n  \"ca\": \"x y\",\n \"none\": null}";
+        assert_eq!(number(json, "rate"), Ok(12.5));
+        assert_eq!(number(json, "n"), Ok(3.0));
+        assert!(number(json, "none").is_err() && number(json, "gone").is_err());
+        assert_eq!(text(json, "ca").as_deref(), Ok("x y"));
+    }
+}

@@ -1,0 +1,126 @@
+//! `cargo xtask`: the repository's own commands. `cargo xtask --help` says which.
+#![expect(clippy::print_stdout, reason = "a command-line tool prints")]
+
+mod bench;
+mod chaos;
+mod counts;
+mod prepare;
+mod process;
+mod sdk;
+mod suite;
+mod workspace;
+
+use std::process::ExitCode;
+
+/// What went wrong, as one message for a person.
+type Result<T> = std::result::Result<T, String>;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  test [--only STEP] [-- ARGS]   everything that must pass, in this order; stops at the first failing step
+      prepare   installs what is missing: apt packages (as root), a Python venv and Node modules under target/
+      fmt       cargo fmt --all --check
+      clippy    cargo clippy --workspace --all-targets -- -D warnings
+      cargo     cargo test --workspace (the repository's rules among them: cargo test -p xtask)
+      sdk       the official SDKs and OpenSSL against target/debug/dunlin, in a network namespace of its own
+    --only STEP   that step alone; sdk prepares first
+    -- ARGS       handed to the step's own tool: cargo xtask test --only sdk -- -k renewal
+    The last line is `N passed, M failed`.
+
+  chaos [--rounds N] [--short]   kills `dunlin up` at random points and reads back what it acknowledged
+    --rounds N    how often (100)
+    --short       5 rounds
+    The last line is `acked=N lost=N dup=N`; fails on a loss.
+
+  bench idle|publish|start       measures release binaries, peers beside them (docs/measurements.md)
+    --devices N   idle (15000), publish (1000)
+    --rounds N    idle: bursts (5); publish, start: turns of each server (3, 10)
+    --seconds S   publish: of each turn (10)
+    --pin         idle, publish: the server on processor 0, the client on processor 1
+
+Environment: DUNLIN_BIN (step sdk: test this binary and do not build), CARGO_TARGET_DIR.
+Exit code: 0 passed, 1 failed, 2 usage. docs/testing.md says what runs where.
+";
+
+enum Command {
+    Help,
+    Test(suite::Options),
+    Chaos(chaos::Options),
+    Bench(bench::Options),
+}
+
+fn parse(args: &[String]) -> Result<Command> {
+    let Some((command, rest)) = args.split_first() else {
+        return Ok(Command::Help);
+    };
+    if rest.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--help" || arg == "-h") {
+        return Ok(Command::Help);
+    }
+    match command.as_str() {
+        "help" | "--help" | "-h" => Ok(Command::Help),
+        "test" => suite::Options::parse(rest).map(Command::Test),
+        "chaos" => chaos::Options::parse(rest).map(Command::Chaos),
+        "bench" => bench::Options::parse(rest).map(Command::Bench),
+        other => Err(format!("no command `{other}`")),
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match parse(&args) {
+        Ok(Command::Help) => {
+            print!("{HELP}");
+            Ok(true)
+        }
+        Ok(Command::Test(options)) => suite::run(&options),
+        Ok(Command::Chaos(options)) => chaos::run(&options),
+        Ok(Command::Bench(options)) => bench::run(&options),
+        Err(message) => {
+            eprintln!("xtask: {message}; see cargo xtask --help");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command> {
+        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse(&args)
+    }
+
+    #[test]
+    fn commands_are_recognised() {
+        assert!(matches!(parsed(""), Ok(Command::Help)));
+        assert!(matches!(parsed("test --help"), Ok(Command::Help)));
+        assert!(matches!(parsed("test"), Ok(Command::Test(_))));
+        assert!(matches!(parsed("test --only sdk -- -h"), Ok(Command::Test(_))));
+        assert!(matches!(parsed("chaos --short"), Ok(Command::Chaos(_))));
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused() {
+        for line in [
+            "tset",
+            "test --only nothing",
+            "test fast",
+            "test -- x",
+            "chaos --rounds",
+            "chaos --rounds 0",
+            "chaos 5",
+        ] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+}
