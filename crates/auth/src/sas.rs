@@ -5,7 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use ring::hmac;
 
 use dunlin_model::{Identity, limits};
@@ -13,6 +13,9 @@ use dunlin_model::{Identity, limits};
 use crate::key::Key;
 
 const SCHEME: &str = "SharedAccessSignature ";
+
+/// Everything but the unreserved characters of RFC 3986, as Python's `quote` has it.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Why a token is refused. Nothing of the token is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -161,14 +164,14 @@ fn decode(text: &str) -> Result<String, SasError> {
     percent_decode_str(text).decode_utf8().map(Into::into).map_err(|_| SasError::Malformed)
 }
 
-/// Makes a token for `resource` (`host[/devices/d]`), valid until `expiry` (Unix seconds).
+/// Makes a token for `resource` (`host[/devices/d]`, ids not encoded), valid until `expiry` (Unix seconds).
 pub fn sign(resource: &str, policy: Option<&str>, key: &Key, expiry: u64) -> String {
-    let sr = utf8_percent_encode(resource, NON_ALPHANUMERIC).to_string();
+    let sr = utf8_percent_encode(resource, RESERVED).to_string();
     let key = hmac::Key::new(hmac::HMAC_SHA256, key.bytes());
     let tag = hmac::sign(&key, format!("{sr}\n{expiry}").as_bytes());
     let sig = STANDARD.encode(tag);
-    let sig = utf8_percent_encode(&sig, NON_ALPHANUMERIC);
-    let skn = policy.map(|name| format!("&skn={}", utf8_percent_encode(name, NON_ALPHANUMERIC)));
+    let sig = utf8_percent_encode(&sig, RESERVED);
+    let skn = policy.map(|name| format!("&skn={}", utf8_percent_encode(name, RESERVED)));
     format!("{SCHEME}sr={sr}&sig={sig}&se={expiry}{}", skn.unwrap_or_default())
 }
 

@@ -2,7 +2,7 @@
 //! local slot, claim the identity, see the former holder off (design §4, connect).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dunlin_model::{ErrorCode, HubError, Identity};
@@ -30,6 +30,8 @@ pub struct Gateway {
     pub events: Arc<dyn EventLog>,
     pub table: Table,
     pub runtime: Handle,
+    /// Of connections, over all workers.
+    pub serials: AtomicU32,
     /// Connections that are being opened now, and how many may be.
     pub opening: AtomicUsize,
     pub max_opening: usize,

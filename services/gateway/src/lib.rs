@@ -13,7 +13,7 @@ mod worker;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::time::Duration;
 
 use dunlin_runtime::mesh::MeshError;
@@ -116,6 +116,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         events,
         table: table::Table::default(),
         runtime: Handle::current(),
+        serials: AtomicU32::new(0),
         opening: AtomicUsize::new(0),
         max_opening: config.max_connecting,
     });

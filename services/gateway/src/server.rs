@@ -191,9 +191,11 @@ impl Front {
 
         let queues = stop.await.unwrap_or_default();
         server.pause().await;
+        // All are told at once: one that waits for its messages must not hold up the others.
+        let drains: Vec<_> = queues.iter().map(|queue| queue.drain()).collect();
         let drained = async {
-            for queue in queues {
-                let _ = queue.drain().await;
+            for drain in drains {
+                let _ = drain.await;
             }
         };
         if tokio::time::timeout(DRAIN_WAIT, drained).await.is_err() {

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -85,7 +86,6 @@ pub struct Worker {
     /// Read again for every message.
     pub bag: RefCell<Bag>,
     slots: RefCell<Slab<Slot>>,
-    serial: Cell<u32>,
     started: Instant,
     now: Cell<u32>,
     /// Connections whose last message the event log had no room for.
@@ -102,7 +102,6 @@ impl Worker {
             queue,
             bag: RefCell::default(),
             slots: RefCell::default(),
-            serial: Cell::new(0),
             started: Instant::now(),
             now: Cell::new(0),
             stalled: RefCell::default(),
@@ -177,10 +176,10 @@ impl Worker {
         self.now.get()
     }
 
-    /// A key for a connection whose session is about to be opened.
+    /// A key for a connection whose session is about to be opened. No other worker gives it too:
+    /// connections of one identity on two of them are told apart by it.
     pub fn reserve(self: &Rc<Self>) -> Reservation {
-        let serial = self.serial.get().wrapping_add(1);
-        self.serial.set(serial);
+        let serial = self.gateway.serials.fetch_add(1, Ordering::Relaxed);
         let at = self.slots.borrow_mut().insert(Slot::Opening { serial, doomed: false });
         Reservation { worker: self.clone(), key: u64::from(serial) << 32 | at as u64 }
     }

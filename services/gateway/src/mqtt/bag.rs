@@ -56,6 +56,8 @@ impl Bag {
     pub fn read(&mut self, bag: &str) {
         self.text.clear();
         self.items.clear();
+        // By place in `SYSTEM`: looking through the items would let a long bag cost its square.
+        let mut seen = [false; SYSTEM.len()];
         let bag = bag.strip_prefix('?').unwrap_or(bag).trim_end_matches('/');
         for pair in bag.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = match pair.split_once('=') {
@@ -64,10 +66,13 @@ impl Bag {
             };
             let (start, end) = self.decode(name);
             let name = self.text.get(start as usize..end as usize).unwrap_or_default();
-            let known = SYSTEM.iter().find(|(wire, _)| *wire == name);
+            let known = SYSTEM.iter().zip(&mut seen).find(|((wire, _), _)| *wire == name);
             let name = match known {
-                Some((_, header)) if self.has_system(header) => continue,
-                Some((_, header)) => Name::System(header),
+                Some((_, seen)) if *seen => continue,
+                Some(((_, header), seen)) => {
+                    *seen = true;
+                    Name::System(header)
+                }
                 None if name.starts_with(SYSTEM_PREFIX) => continue,
                 None => Name::Application(start, end),
             };
@@ -97,10 +102,6 @@ impl Bag {
                 name + header.value.map_or(0, str::len)
             })
             .sum()
-    }
-
-    fn has_system(&self, wanted: &str) -> bool {
-        self.items.iter().any(|item| matches!(item.name, Name::System(header) if header == wanted))
     }
 
     fn slice(&self, (start, end): (u32, u32)) -> &str {

@@ -31,7 +31,7 @@ pub async fn open<F: Filter>(
         Ok(Err(Either::Left(DecodeError::UnsupportedProtocolLevel))) => {
             return refuse(io, ConnectAckReason::UnacceptableProtocolVersion);
         }
-        // An empty ClientId needs CleanSession=1 [MQTT-3.1.3-8].
+        // An empty ClientId names no device, with CleanSession=0 or 1 [MQTT-3.1.3-8], [-9].
         Ok(Err(Either::Left(DecodeError::InvalidClientId))) => {
             return refuse(io, ConnectAckReason::IdentifierRejected);
         }
@@ -44,6 +44,9 @@ pub async fn open<F: Filter>(
             return None;
         }
     };
+    if connect.client_id.is_empty() {
+        return refuse(io, ConnectAckReason::IdentifierRejected);
+    }
     let reservation = worker.reserve();
     let session = match authenticate(&connect, worker, reservation.key()).await {
         Ok(session) => session,

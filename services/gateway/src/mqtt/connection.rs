@@ -299,6 +299,10 @@ impl Connection {
 
     /// Ends it if it was silent for too long, or its token has expired.
     pub fn check(&self, now: u32, wall: u64) {
+        // What is not read is not heard: that silence is the hub's own.
+        if self.is_paused() {
+            self.heard.set(now);
+        }
         if now.saturating_sub(self.heard.get()) > self.silence {
             self.end(ErrorCode::DeviceConnectionClosedRemotely);
         } else if wall > self.session.ends() {

@@ -71,7 +71,10 @@ fn check(first: u8, body: &[u8]) -> Result<(), DecodeError> {
             ensure(body.len() > 2)?;
             check_subscribe(&body[2..])
         }
-        UNSUBSCRIBE => ensure(body.len() > 2),
+        UNSUBSCRIBE => {
+            ensure(body.len() > 2)?;
+            check_unsubscribe(&body[2..])
+        }
         PINGREQ | DISCONNECT => ensure(body.is_empty()),
         _ => Ok(()),
     }
@@ -105,21 +108,33 @@ fn check_publish(first: u8, body: &[u8]) -> Result<(), DecodeError> {
     let qos = first >> 1 & 0x03;
     // DUP means nothing on QoS 0 [MQTT-3.3.1-2].
     ensure(qos != 0 || first & 0x08 == 0)?;
-    let (topic, rest) = split_field(body)?;
-    // A topic has a character and no U+0000 [MQTT-4.7.3-1], [MQTT-4.7.3-2].
-    ensure(!topic.is_empty() && !topic.contains(&0))?;
+    let rest = after_topic(body)?;
     ensure(qos == 0 || rest.len() >= 2)
 }
 
 fn check_subscribe(mut rest: &[u8]) -> Result<(), DecodeError> {
     while !rest.is_empty() {
-        let (_, after) = split_field(rest)?;
+        let after = after_topic(rest)?;
         // Reserved bits of the requested QoS are 0, and 3 is no QoS [MQTT-3-8.3-4].
         let (qos, after) = after.split_first().ok_or(DecodeError::InvalidLength)?;
         ensure(*qos <= 2)?;
         rest = after;
     }
     Ok(())
+}
+
+fn check_unsubscribe(mut rest: &[u8]) -> Result<(), DecodeError> {
+    while !rest.is_empty() {
+        rest = after_topic(rest)?;
+    }
+    Ok(())
+}
+
+/// A topic or a filter has a character and no U+0000 [MQTT-4.7.3-1], [MQTT-4.7.3-2].
+fn after_topic(bytes: &[u8]) -> Result<&[u8], DecodeError> {
+    let (topic, rest) = split_field(bytes)?;
+    ensure(!topic.is_empty() && !topic.contains(&0))?;
+    Ok(rest)
 }
 
 /// A two-byte length and as many bytes.
@@ -178,7 +193,11 @@ mod tests {
         refused(b"\x80\x06\0\x01\0\x01a\0");
         refused(b"\x82\x06\0\x01\0\x01a\x03");
         refused(b"\x82\x06\0\x01\0\x01a\x04");
+        refused(b"\x82\x05\0\x01\0\0\0");
+        refused(b"\x82\x06\0\x01\0\x01\0\0");
         refused(b"\xa2\x02\0\x01");
+        refused(b"\xa2\x04\0\x01\0\0");
+        refused(b"\xa2\x05\0\x01\0\x01\0");
         refused(b"\xc0\x01x");
         refused(b"\xe0\x01x");
         refused(b"\xc0\xff\xff\xff\xff\x01");

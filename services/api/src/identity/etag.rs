@@ -1,0 +1,58 @@
+//! `If-Match` in, `ETag` out. SDKs quote, or do not; a star may be quoted too.
+
+use axum::http::{HeaderMap, header};
+use dunlin_model::ErrorCode;
+
+use crate::error::ApiError;
+
+/// What a call is made to depend on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    Absent,
+    Any,
+    Etag(String),
+}
+
+pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, ApiError> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(Condition::Absent) };
+    let text = value
+        .to_str()
+        .map_err(|_| ApiError::new(ErrorCode::ArgumentInvalid, "If-Match is not ASCII text"))?;
+    let text = text.trim();
+    let text = text.strip_prefix("W/").unwrap_or(text);
+    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    Ok(if bare == "*" { Condition::Any } else { Condition::Etag(bare.to_owned()) })
+}
+
+impl Condition {
+    /// For the registry, where no ETag means any.
+    pub(super) fn into_wire(self) -> Option<String> {
+        match self {
+            Self::Absent | Self::Any => None,
+            Self::Etag(etag) => Some(etag),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_quoting_is_read() {
+        #[track_caller]
+        fn check(text: &str, want: Condition) {
+            let headers =
+                HeaderMap::from_iter([(header::IF_MATCH, text.parse().expect("a value"))]);
+            assert_eq!(condition(&headers).expect("read"), want, "{text}");
+        }
+        assert_eq!(condition(&HeaderMap::new()).expect("read"), Condition::Absent);
+        check("*", Condition::Any);
+        check("\"*\"", Condition::Any);
+        for text in ["MA==", "\"MA==\"", "W/\"MA==\"", " \"MA==\" "] {
+            check(text, Condition::Etag("MA==".to_owned()));
+        }
+        check("\"", Condition::Etag("\"".to_owned()));
+        check("", Condition::Etag(String::new()));
+    }
+}

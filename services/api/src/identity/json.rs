@@ -1,0 +1,260 @@
+//! The JSON of devices and modules (IoT Hub's field names), to and from the registry's messages.
+
+use dunlin_model::{Authentication, DeviceIdentity, ErrorCode, KeyPair, Status};
+use dunlin_proto::v1;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ApiError;
+
+/// What clients write. They send whatever they once read, so unknown and read-only fields pass.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Body {
+    device_id: Option<String>,
+    module_id: Option<String>,
+    status: Option<String>,
+    status_reason: Option<String>,
+    authentication: Option<AuthenticationBody>,
+    capabilities: Option<Capabilities>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct AuthenticationBody {
+    symmetric_key: Option<SymmetricKey>,
+    x509_thumbprint: Option<X509Thumbprint>,
+    r#type: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SymmetricKey {
+    primary_key: Option<String>,
+    secondary_key: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct X509Thumbprint {
+    primary_thumbprint: Option<String>,
+    secondary_thumbprint: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Capabilities {
+    iot_edge: bool,
+}
+
+fn invalid(message: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::ArgumentInvalid, message)
+}
+
+impl Body {
+    /// The registry's message for the identity the path names.
+    pub(super) fn into_wire(
+        self,
+        device: &str,
+        module: Option<&str>,
+    ) -> Result<v1::Identity, ApiError> {
+        if self.device_id.is_some_and(|id| id != device) {
+            return Err(invalid("deviceId of the body is not the one of the path"));
+        }
+        if self.module_id.is_some_and(|id| Some(id.as_str()) != module) {
+            return Err(invalid("moduleId of the body is not the one of the path"));
+        }
+        if self.capabilities.is_some_and(|capabilities| capabilities.iot_edge) {
+            return Err(invalid("IoT Edge devices (capabilities.iotEdge) are not supported"));
+        }
+        let status = match self.status.as_deref().map(|text| (text, Status::parse(text))) {
+            None => v1::Status::Unspecified,
+            Some((_, Some(Status::Enabled))) => v1::Status::Enabled,
+            Some((_, Some(Status::Disabled))) => v1::Status::Disabled,
+            Some((text, None)) => {
+                return Err(invalid(format!("status is enabled or disabled, not {text:?}")));
+            }
+        };
+        Ok(v1::Identity {
+            id: match module {
+                Some(module) => format!("{device}/{module}"),
+                None => device.to_owned(),
+            },
+            status: status.into(),
+            status_reason: self.status_reason,
+            authentication: self.authentication.map(AuthenticationBody::into_wire).transpose()?,
+            ..v1::Identity::default()
+        })
+    }
+}
+
+impl AuthenticationBody {
+    fn into_wire(self) -> Result<v1::Authentication, ApiError> {
+        let keys = self.symmetric_key.unwrap_or_default();
+        let keys = pair(keys.primary_key, keys.secondary_key);
+        let thumbprints = self.x509_thumbprint.unwrap_or_default();
+        let thumbprints = pair(thumbprints.primary_thumbprint, thumbprints.secondary_thumbprint);
+        let authentication = match self.r#type.as_deref().map(str::to_ascii_lowercase).as_deref() {
+            // As the SDKs complete it.
+            None if thumbprints != KeyPair::default() => Authentication::SelfSigned(thumbprints),
+            None | Some("sas") => Authentication::Sas(keys),
+            Some("selfsigned") => Authentication::SelfSigned(thumbprints),
+            Some("certificateauthority") => Authentication::CertificateAuthority,
+            Some("none") => Authentication::None,
+            Some(_) => {
+                return Err(invalid(
+                    "authentication.type is sas, selfSigned, certificateAuthority or none",
+                ));
+            }
+        };
+        Ok(authentication.into())
+    }
+}
+
+fn pair(primary: Option<String>, secondary: Option<String>) -> KeyPair {
+    KeyPair { primary: primary.unwrap_or_default(), secondary: secondary.unwrap_or_default() }
+}
+
+/// What clients read. `connectionState`, its time and `lastActivityTime` are left out: the hub
+/// does not keep them yet, and a made-up value would be believed.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Shown {
+    #[serde(rename_all = "camelCase")]
+    Device {
+        device_id: String,
+        generation_id: String,
+        etag: String,
+        status: &'static str,
+        status_reason: Option<String>,
+        status_updated_time: String,
+        cloud_to_device_message_count: u32,
+        authentication: AuthenticationBody,
+        capabilities: Capabilities,
+    },
+    #[serde(rename_all = "camelCase")]
+    Module {
+        module_id: String,
+        managed_by: Option<String>,
+        device_id: String,
+        generation_id: String,
+        etag: String,
+        cloud_to_device_message_count: u32,
+        authentication: AuthenticationBody,
+    },
+}
+
+impl From<DeviceIdentity> for Shown {
+    fn from(identity: DeviceIdentity) -> Self {
+        let DeviceIdentity { id, generation_id, etag, authentication, .. } = identity;
+        let device_id = id.device_id().to_owned();
+        let authentication = authentication.into();
+        match id.module_id() {
+            None => Self::Device {
+                device_id,
+                generation_id,
+                etag,
+                status: identity.status.as_str(),
+                status_reason: identity.status_reason,
+                status_updated_time: time(identity.status_updated),
+                cloud_to_device_message_count: 0,
+                authentication,
+                capabilities: Capabilities::default(),
+            },
+            Some(module) => Self::Module {
+                module_id: module.to_owned(),
+                managed_by: None,
+                device_id,
+                generation_id,
+                etag,
+                cloud_to_device_message_count: 0,
+                authentication,
+            },
+        }
+    }
+}
+
+impl From<Authentication> for AuthenticationBody {
+    fn from(authentication: Authentication) -> Self {
+        let r#type = authentication.type_name().to_owned();
+        let (mut keys, mut thumbprints) = (SymmetricKey::default(), X509Thumbprint::default());
+        let given = |text: String| (!text.is_empty()).then_some(text);
+        match authentication {
+            Authentication::Sas(pair) => {
+                keys.primary_key = given(pair.primary);
+                keys.secondary_key = given(pair.secondary);
+            }
+            Authentication::SelfSigned(pair) => {
+                thumbprints.primary_thumbprint = given(pair.primary);
+                thumbprints.secondary_thumbprint = given(pair.secondary);
+            }
+            Authentication::CertificateAuthority | Authentication::None => {}
+        }
+        Self { symmetric_key: Some(keys), x509_thumbprint: Some(thumbprints), r#type: Some(r#type) }
+    }
+}
+
+/// ISO 8601 in UTC; the year 1 stands for never.
+fn time(unix_millis: i64) -> String {
+    match jiff::Timestamp::from_millisecond(unix_millis) {
+        Ok(time) if unix_millis != 0 => format!("{time:.3}"),
+        _ => "0001-01-01T00:00:00Z".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn bodies_are_read_as_the_sdks_write_them() {
+        #[track_caller]
+        fn check(body: Value, want: Result<Authentication, &str>) {
+            let body: Body = serde_json::from_value(body).expect("a body");
+            let got = body.into_wire("d", None).map(|wire| {
+                let wire = wire
+                    .authentication
+                    .unwrap_or_else(|| Authentication::Sas(KeyPair::default()).into());
+                Authentication::try_from(wire).expect("complete")
+            });
+            match (got, want) {
+                (Ok(got), Ok(want)) => assert_eq!(got, want),
+                (Err(got), Err(want)) => {
+                    assert_eq!(got.0.code, ErrorCode::ArgumentInvalid);
+                    assert!(got.0.message.contains(want), "{}", got.0.message);
+                }
+                (got, want) => panic!("got {got:?}, wanted {want:?}"),
+            }
+        }
+        let sas = |primary: &str, secondary: &str| {
+            Ok(Authentication::Sas(pair(Some(primary.into()), Some(secondary.into()))))
+        };
+        check(json!({"deviceId": "d"}), sas("", ""));
+        check(json!({"deviceId": "d", "somethingNew": {"a": [1]}, "etag": "x"}), sas("", ""));
+        check(
+            json!({"authentication": {"symmetricKey": {"primaryKey": "a", "secondaryKey": "b"}}}),
+            sas("a", "b"),
+        );
+        check(json!({"authentication": {"type": "SAS", "symmetricKey": null}}), sas("", ""));
+        check(
+            json!({"authentication": {"x509Thumbprint": {"primaryThumbprint": "ab"}}}),
+            Ok(Authentication::SelfSigned(pair(Some("ab".into()), None))),
+        );
+        check(
+            json!({"authentication": {"type": "certificateAuthority"}}),
+            Ok(Authentication::CertificateAuthority),
+        );
+        check(json!({"deviceId": "e"}), Err("deviceId"));
+        check(json!({"moduleId": "m"}), Err("moduleId"));
+        check(json!({"status": "sleeping"}), Err("sleeping"));
+        check(json!({"authentication": {"type": "magic"}}), Err("authentication.type"));
+        check(json!({"capabilities": {"iotEdge": true}}), Err("Edge"));
+    }
+
+    #[test]
+    fn times_are_iso_8601() {
+        assert_eq!(time(0), "0001-01-01T00:00:00Z");
+        assert_eq!(time(1_489_442_989_100), "2017-03-13T22:09:49.100Z");
+    }
+}

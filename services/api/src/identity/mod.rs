@@ -1,0 +1,7 @@
+//! `/devices` and `/devices/{id}/modules`: the identity registry over REST.
+
+mod etag;
+mod json;
+mod routes;
+
+pub(crate) use routes::router;

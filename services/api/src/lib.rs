@@ -1,0 +1,87 @@
+//! The service-facing REST API: authorization by policy and the error JSON, each in one place.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use axum::routing::any;
+use dunlin_auth::Permissions;
+use dunlin_proto::v1::registry_client::RegistryClient;
+use dunlin_runtime::mesh::MeshError;
+use dunlin_runtime::{Component, Health, Mesh, Role, Shutdown};
+use dunlin_storage::EventLog;
+
+use guard::Guard;
+
+mod error;
+mod events;
+mod guard;
+mod identity;
+
+/// Where the gateway's front door puts the paths that come from outside. Routers of several roles
+/// are merged, so this prefix is what keeps outside paths apart from gRPC services: whatever a
+/// client asks for, it asks below this.
+pub const PREFIX: &str = "/rest";
+
+/// A body larger than this is refused unread (413001).
+const BODY_BYTES: usize = 1 << 20;
+
+/// What the API needs of its surroundings.
+pub struct Context {
+    pub mesh: Mesh,
+    pub events: Arc<dyn EventLog>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("the api role cannot reach the registry")]
+    Registry(#[from] MeshError),
+}
+
+/// Builds the role.
+pub fn build(context: Context) -> Result<Component, BuildError> {
+    let registry = RegistryClient::new(context.mesh.channel(Role::Registry)?);
+    let streams = Shutdown::new();
+    let events = events::Events { log: context.events, shutdown: streams.clone() };
+    let health = Health::new(Role::Api.name());
+    health.set_ready(true);
+    Ok(Component {
+        role: Role::Api,
+        routes: router(registry, events),
+        health,
+        run: Box::new(|shutdown| {
+            Box::pin(async move {
+                shutdown.cancelled().await;
+                streams.cancel();
+                Ok(())
+            })
+        }),
+    })
+}
+
+fn router(registry: RegistryClient<dunlin_runtime::MeshChannel>, events: events::Events) -> Router {
+    let identities = Guard {
+        registry: registry.clone(),
+        read: Permissions::REGISTRY_READ,
+        write: Permissions::REGISTRY_WRITE,
+        versioned: true,
+    };
+    let monitoring = Guard {
+        registry: registry.clone(),
+        read: Permissions::SERVICE_CONNECT,
+        write: Permissions::SERVICE_CONNECT,
+        versioned: false,
+    };
+    let rest = identity::router(registry)
+        .route_layer(from_fn_with_state(identities, guard::check))
+        .merge(events::router(events).route_layer(from_fn_with_state(monitoring, guard::check)))
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .fallback(error::not_found)
+        .layer(DefaultBodyLimit::max(BODY_BYTES));
+    // Nesting leaves out the bare prefix with a slash, which is the outside path `/`.
+    Router::new().nest(PREFIX, rest).route(&format!("{PREFIX}/"), any(error::not_found))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! How a command fails: what is said on stderr, and the exit code (1 refused, 2 usage, 3 cannot
+//! reach the hub).
+
+use std::process::ExitCode;
+
+use crate::client::ClientError;
+
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The command as given makes no sense.
+    Usage(String),
+    Client(ClientError),
+    /// There is no hub to ask.
+    NoHub(String),
+    Other(anyhow::Error),
+    /// Who read our output has gone, and wants to hear nothing more.
+    BrokenPipe,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl Failure {
+    pub(super) fn report(self) -> ExitCode {
+        let (text, code) = match self {
+            Self::Usage(text) => (text, 2),
+            Self::NoHub(text) => (text, 3),
+            Self::Other(error) => (format!("{error:#}"), 1),
+            Self::BrokenPipe => return ExitCode::SUCCESS,
+            Self::Client(error) => {
+                let (next, code) = advice(&error);
+                (format!("{error}{next}"), code)
+            }
+        };
+        eprintln!("error: {text}");
+        ExitCode::from(code)
+    }
+}
+
+/// What to do next, and the exit code.
+fn advice(error: &ClientError) -> (&'static str, u8) {
+    match error {
+        ClientError::Refused { code, .. } => match code.as_str() {
+            "DeviceNotFound" => ("\n`dunlin device list` shows what is registered", 1),
+            "DeviceAlreadyExists" => ("\n`dunlin device show -d ID` shows it", 1),
+            "PreconditionFailed" => (
+                "\n`dunlin device show -d ID` shows the current ETag; without --etag, any will do",
+                1,
+            ),
+            "IotHubUnauthorized" | "IotHubUnauthorizedAccess" => {
+                ("\ncheck the policy and key of --login (or DUNLIN_LOGIN)", 1)
+            }
+            _ => ("", 1),
+        },
+        ClientError::Unreachable { reason, .. } if reason.contains("certificate") => {
+            ("\nset DUNLIN_CA to the hub's CA file (`dunlin up` prints where it is)", 3)
+        }
+        ClientError::Unreachable { .. } => {
+            ("\nstart a hub with `dunlin up`, or name another with --login (or DUNLIN_LOGIN)", 3)
+        }
+        ClientError::NotAHub { .. } => ("\ncheck the host name and port of the login", 3),
+        ClientError::BadCa => ("\ncheck DUNLIN_CA", 2),
+        ClientError::NotAPolicy => ("\ntake the owner connection string `dunlin up` prints", 2),
+    }
+}

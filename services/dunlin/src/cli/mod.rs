@@ -1,0 +1,126 @@
+//! The command line. Its flags follow `az iot` where that has them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Environment, REFERENCE};
+
+mod device;
+mod events;
+mod failure;
+mod login;
+mod output;
+mod serve;
+
+use failure::Failure;
+use login::LoginArgs;
+use output::line;
+
+/// An open device hub that speaks the Azure IoT Hub protocols.
+#[derive(Parser)]
+#[command(
+    name = "dunlin",
+    version,
+    after_help = "\
+Example: start a hub on this machine, and in another terminal create a device and watch its events
+  dunlin up
+  dunlin device create -d my-device
+  dunlin events monitor -d my-device"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a hub on this machine: all roles in one process, embedded stores.
+    #[command(after_help = "\
+Example: a hub on an address of its own, with a name that devices know it by
+  dunlin up --data ./my-hub --bind 127.0.0.2 --hostname my-hub.example.com")]
+    Up(serve::UpArgs),
+    /// Run some roles of a hub.
+    #[command(after_help = "\
+Example: a process that keeps the registry
+  dunlin run --roles registry --config hub.toml")]
+    Run(serve::RunArgs),
+    /// Show what can be configured.
+    #[command(after_help = "\
+Example: begin a configuration file
+  dunlin config --print > hub.toml")]
+    Config {
+        /// Print every setting with its default.
+        #[arg(long, required = true)]
+        print: bool,
+    },
+    /// Manage device identities.
+    #[command(after_help = "\
+Example: a device and the connection string its SDK wants
+  dunlin device create -d my-device
+  dunlin device connection-string -d my-device")]
+    Device {
+        #[command(subcommand)]
+        command: device::Command,
+    },
+    /// Read what devices send.
+    #[command(after_help = "\
+Example: watch one device
+  dunlin events monitor -d my-device")]
+    Events {
+        #[command(subcommand)]
+        command: events::Command,
+    },
+}
+
+/// Runs the command of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let environment: Environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::from(anyhow::Error::from(error)).report(),
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Up(arguments) => serve::up(arguments, &environment).await,
+            Command::Run(arguments) => serve::run(arguments, &environment).await,
+            Command::Config { .. } => line(REFERENCE.trim_end()),
+            Command::Device { command } => device::run(command).await,
+            Command::Events { command } => events::run(command).await,
+        }
+    });
+    // What is still blocked has nothing to say any more.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Where the data folder of the hub on this machine is.
+fn default_data() -> PathBuf {
+    crate::config::Hub::default().data
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_command_is_sound_and_shows_an_example() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{} has no example", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        let command = Cli::command();
+        command.clone().debug_assert();
+        check(&command);
+    }
+}

@@ -1,0 +1,197 @@
+//! A client of the hub's REST API, for the command line and for tests.
+
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use dunlin_auth::connection_string::Signer;
+use dunlin_auth::{ConnectionString, sas};
+use dunlin_runtime::clock::unix_seconds;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Certificate, ClientBuilder, Method, RequestBuilder, Response};
+use serde_json::Value;
+
+mod events;
+
+pub use events::{Event, EventStream};
+
+const API_VERSION: &str = "2021-04-12";
+const TOKEN_SECONDS: u64 = 3_600;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The hub's own words.
+    #[error("{code}: {message}")]
+    Refused { status: u16, code: String, message: String },
+    #[error("cannot reach the hub at {base}: {reason}")]
+    Unreachable { base: String, reason: String },
+    #[error("what answers at {base} is no Dunlin hub: {reason}")]
+    NotAHub { base: String, reason: String },
+    #[error("the CA file is not a PEM certificate")]
+    BadCa,
+    #[error("the connection string must be a policy's (SharedAccessKeyName=…), not a device's")]
+    NotAPolicy,
+}
+
+/// Speaks to one hub as one policy.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    login: ConnectionString,
+    policy: String,
+}
+
+impl Client {
+    /// `ca`: trust this PEM certificate and no other. `address`: connect there, whatever the
+    /// login's host name resolves to.
+    pub fn new(
+        login: ConnectionString,
+        ca: Option<&[u8]>,
+        address: Option<SocketAddr>,
+    ) -> Result<Self, ClientError> {
+        let Signer::Policy(policy) = login.signer.clone() else {
+            return Err(ClientError::NotAPolicy);
+        };
+        let mut http = http();
+        if let Some(pem) = ca {
+            let ca = Certificate::from_pem(pem).map_err(|_| ClientError::BadCa)?;
+            http = http.tls_certs_only([ca]);
+        }
+        if let Some(address) = address {
+            http = http.resolve(login.hostname(), address);
+        }
+        let http = http.build().map_err(|_| ClientError::BadCa)?;
+        let base = format!("https://{}", login.host);
+        Ok(Self { http, base, login, policy })
+    }
+
+    pub fn login(&self) -> &ConnectionString {
+        &self.login
+    }
+
+    /// A request with the policy's token. `path` is encoded, query included.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let expiry = unix_seconds() + TOKEN_SECONDS;
+        let token = sas::sign(self.login.hostname(), Some(&self.policy), &self.login.key, expiry);
+        self.http.request(method, format!("{}{path}", self.base)).header("authorization", token)
+    }
+
+    /// Sends a request as it is and returns whatever answer comes.
+    pub async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        request.send().await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// Sends a request and reads its answer: the JSON, or null where there is none.
+    pub async fn call(&self, request: RequestBuilder) -> Result<Value, ClientError> {
+        let response = self.accept(request).await?;
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&body).map_err(|error| self.not_a_hub(error.to_string()))
+    }
+
+    /// A call of IoT Hub's own API on `path` (without a query of its own).
+    pub fn api(&self, method: Method, path: &str) -> RequestBuilder {
+        self.request(method, &format!("{path}?api-version={API_VERSION}"))
+    }
+
+    pub async fn device_get(&self, id: &str) -> Result<Value, ClientError> {
+        self.call(self.api(Method::GET, &identity_path(id))).await
+    }
+
+    pub async fn device_list(&self, top: u32) -> Result<Value, ClientError> {
+        let path = format!("/devices?top={top}&api-version={API_VERSION}");
+        self.call(self.request(Method::GET, &path)).await
+    }
+
+    /// Creates without `etag`, replaces with one (`*`: whatever is stored).
+    pub async fn device_put(
+        &self,
+        id: &str,
+        body: &Value,
+        etag: Option<&str>,
+    ) -> Result<Value, ClientError> {
+        let mut request = self.api(Method::PUT, &identity_path(id)).json(body);
+        if let Some(etag) = etag {
+            request = request.header("if-match", quoted(etag));
+        }
+        self.call(request).await
+    }
+
+    pub async fn device_delete(&self, id: &str, etag: &str) -> Result<(), ClientError> {
+        let request = self.api(Method::DELETE, &identity_path(id)).header("if-match", quoted(etag));
+        self.call(request).await.map(drop)
+    }
+
+    /// Opens the event stream; `query` is encoded. What is sent once this returns is seen.
+    pub async fn events(&self, query: &str) -> Result<EventStream, ClientError> {
+        let path = format!("/dunlin/v1/events?{query}");
+        let response = self.accept(self.request(Method::GET, &path)).await?;
+        Ok(EventStream::new(response, self.base.clone()))
+    }
+
+    /// The answer, if it is a success.
+    async fn accept(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = self.send(request).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status().as_u16();
+        let code = response.headers().get("iothub-errorcode").and_then(|v| v.to_str().ok());
+        let Some(code) = code.map(str::to_owned) else {
+            return Err(self.not_a_hub(format!("status {status} without iothub-errorcode")));
+        };
+        let body = response.bytes().await.unwrap_or_default();
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let message = body["Message"].as_str().unwrap_or_default();
+        let message = message.split_once(';').map_or(message, |(_, text)| text).to_owned();
+        Err(ClientError::Refused { status, code, message })
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        unreachable(&self.base, error)
+    }
+
+    fn not_a_hub(&self, reason: String) -> ClientError {
+        ClientError::NotAHub { base: self.base.clone(), reason }
+    }
+}
+
+/// Every HTTP client begins here: our TLS, no proxy of the environment's.
+pub fn http() -> ClientBuilder {
+    // The process's default; whoever installed one before us chose the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT)
+}
+
+/// The innermost cause says most: "connection refused", "invalid peer certificate".
+fn unreachable(base: &str, error: &reqwest::Error) -> ClientError {
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        reason = cause.to_string();
+        source = cause.source();
+    }
+    ClientError::Unreachable { base: base.to_owned(), reason }
+}
+
+/// `/devices/d` or `/devices/d/modules/m` of an identity as MQTT writes it.
+pub fn identity_path(id: &str) -> String {
+    match id.split_once('/') {
+        Some((device, module)) => {
+            format!("/devices/{}/modules/{}", encoded(device), encoded(module))
+        }
+        None => format!("/devices/{}", encoded(id)),
+    }
+}
+
+pub fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+fn quoted(etag: &str) -> String {
+    format!("\"{}\"", etag.trim_matches('"'))
+}

@@ -1,0 +1,174 @@
+//! `TestHub`: any split of roles in one test process, on ports of its own, over real sockets.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use dunlin_auth::{ConnectionString, Key};
+use dunlin_registry::MasterKey;
+use dunlin_runtime::Role;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::{Client, Event};
+use crate::config::Config;
+use crate::hub::{Hub, Settings, Stores};
+use crate::tls;
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A hub for one test. Its stores are embedded, in a folder that goes with it.
+pub struct TestHub {
+    nodes: Vec<Hub>,
+    stores: Stores,
+    owner: ConnectionString,
+    ca_pem: String,
+    folder: TempDir,
+}
+
+impl TestHub {
+    /// Every role in one node, as `dunlin up` has it.
+    pub async fn all_in_one() -> Self {
+        Self::start(&[&Role::ALL]).await
+    }
+
+    /// A node for each role, which call one another over HTTP/2.
+    pub async fn split() -> Self {
+        Self::start(&[&[Role::Registry], &[Role::Api], &[Role::Gateway]]).await
+    }
+
+    /// As [`split`](Self::split), with two gateways.
+    pub async fn two_gateways() -> Self {
+        Self::start(&[&[Role::Registry], &[Role::Api], &[Role::Gateway], &[Role::Gateway]]).await
+    }
+
+    /// Nodes with these roles, in an order in which each is started after those it calls.
+    async fn start(nodes: &[&[Role]]) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let mut config = Config::default();
+        config.hub.data = folder.path().to_owned();
+        config.gateway.bind = HERE;
+        config.gateway.mqtt_port = 0;
+        config.gateway.https_port = 0;
+        // Tests start many hubs at once, and no one test needs more threads.
+        config.gateway.workers = 2;
+        config.admin.port = 0;
+        if nodes.len() > 1 {
+            config.mesh.listen = "127.0.0.1:0".to_owned();
+        }
+        let stores = Stores::open(&config).await.expect("stores");
+        let certificate = tls::develop(folder.path(), &config.names()).expect("a certificate");
+        let ca_pem = std::fs::read_to_string(&certificate.ca).expect("the CA");
+        let mut started = Vec::new();
+        for roles in nodes {
+            let settings = Settings {
+                config: config.clone(),
+                https_port_asked: true,
+                roles: roles.to_vec(),
+                stores: stores.clone(),
+                master_key: MasterKey::new(&[7; MasterKey::BYTES]),
+                tls: certificate.server.clone(),
+            };
+            let mut hub = Hub::start(settings).await.expect("a hub");
+            hub.ready().await.expect("ready");
+            hub.announce();
+            for role in *roles {
+                match role {
+                    Role::Registry => config.mesh.registry = hub.node().to_owned(),
+                    Role::Api => config.mesh.api = hub.node().to_owned(),
+                    Role::Gateway => {}
+                }
+            }
+            started.push(hub);
+        }
+        let gateway = started.iter().find(|node| node.gateway.is_some()).expect("a gateway");
+        let port = gateway.gateway.map_or(0, |addresses| addresses.https.port());
+        let owner = gateway.owner_connection_string(port).await.expect("the owner's");
+        Self { nodes: started, stores, owner, ca_pem, folder }
+    }
+
+    /// Where MQTT devices connect.
+    pub fn mqtt_addr(&self) -> SocketAddr {
+        self.mqtt_addrs()[0]
+    }
+
+    /// One address a gateway.
+    pub fn mqtt_addrs(&self) -> Vec<SocketAddr> {
+        let gateways = self.nodes.iter().filter_map(|node| node.gateway);
+        gateways.map(|addresses| addresses.mqtt).collect()
+    }
+
+    pub fn https_addr(&self) -> SocketAddr {
+        self.https_addrs()[0]
+    }
+
+    /// One address a gateway.
+    pub fn https_addrs(&self) -> Vec<SocketAddr> {
+        let gateways = self.nodes.iter().filter_map(|node| node.gateway);
+        gateways.map(|addresses| addresses.https).collect()
+    }
+
+    /// One address a node.
+    pub fn admin_addrs(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.admin).collect()
+    }
+
+    /// As devices and back ends name the hub.
+    pub fn hostname(&self) -> &str {
+        self.owner.hostname()
+    }
+
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn owner_connection_string(&self) -> &ConnectionString {
+        &self.owner
+    }
+
+    /// The stores below the hub, to look at or to fill.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// A client with the owner's rights, by way of the first gateway.
+    pub fn client(&self) -> Client {
+        self.client_as(self.owner.clone())
+    }
+
+    pub fn client_as(&self, login: ConnectionString) -> Client {
+        let ca = Some(self.ca_pem.as_bytes());
+        Client::new(login, ca, Some(self.https_addr())).expect("a client")
+    }
+
+    /// Registers `d` or `d/m` and returns its primary key.
+    pub async fn create_device(&self, id: &str) -> Key {
+        let made = self.client().device_put(id, &json!({}), None).await.expect("created");
+        let key = &made["authentication"]["symmetricKey"]["primaryKey"];
+        Key::from_base64(key.as_str().expect("a key")).expect("a key")
+    }
+
+    /// The first `count` events of a device, as the event stream has them. It waits for them.
+    pub async fn read_events(&self, device: &str, count: usize) -> Vec<Value> {
+        let query = format!("from=start&device={}", crate::client::encoded(device));
+        let mut stream = self.client().events(&query).await.expect("a stream");
+        let mut events = Vec::new();
+        while events.len() < count {
+            let Event { mut data, .. } =
+                stream.next().await.expect("a whole stream").expect("an open stream");
+            events.push(data["event"].take());
+        }
+        events
+    }
+
+    /// Stops the nodes in the reverse order of their start, then closes the stores.
+    pub async fn stop(self) {
+        for node in self.nodes.into_iter().rev() {
+            node.stop().await;
+        }
+        self.stores.close().await;
+    }
+}

@@ -1,0 +1,111 @@
+//! One connection per identity: a later CONNECT wins, at whichever gateway.
+
+use dunlin::test_hub::TestHub;
+
+use crate::mqtt_kit::{Device, Door, bodies, deliver, events, everything};
+use crate::raw::{self, Raw, connack, puback};
+
+scenario!(the_later_connection_wins);
+async fn the_later_connection_wins(hub: &TestHub) {
+    let door = Door::of(hub);
+    take_over(hub, &door, &door).await;
+}
+
+/// With two gateways: the earlier connection is on another one than the later.
+#[tokio::test(flavor = "multi_thread")]
+async fn across_gateways() {
+    let hub = TestHub::two_gateways().await;
+    let doors: Vec<_> =
+        hub.mqtt_addrs().into_iter().map(|address| Door::at(&hub, address)).collect();
+    take_over(&hub, &doors[0], &doors[1]).await;
+    // And to and fro.
+    let device = Device::create(&hub, "restless").await;
+    let mut former = doors[0].enter(&device.connect()).await;
+    for n in 1..=20 {
+        let mut later = doors[n % 2].enter(&device.connect()).await;
+        former.expect_close().await;
+        deliver(&mut later, &device, n.to_string().as_bytes()).await;
+        former = later;
+    }
+    let want: Vec<_> = (1..=20).map(|n| n.to_string()).collect();
+    assert_eq!(bodies(&events(&hub, "restless", 20).await), want);
+    hub.stop().await;
+}
+
+async fn take_over(hub: &TestHub, here: &Door, there: &Door) {
+    let device = Device::create(hub, "d").await;
+    let module = Device::create(hub, "d/m").await;
+    let mut module_raw = here.enter(&module.connect()).await;
+    let mut former = here.enter(&device.connect()).await;
+    // Many are on their way when the later connection comes.
+    let sent: Vec<u8> =
+        (1..=300).flat_map(|n: u16| device.message(n, n.to_string().as_bytes())).collect();
+    former.send(&sent).await;
+    for n in 1..=100 {
+        former.expect(&puback(n)).await;
+    }
+    let mut later = there.enter(&device.connect()).await;
+    // It takes no more from here on: this is too late.
+    let _ = former.try_send(&device.message(999, b"too late")).await;
+    deliver(&mut later, &device, b"later").await;
+
+    let rest = former.rest().await;
+    let acked = 100 + rest.len() / 4;
+    let want: Vec<u8> = (101..=300).flat_map(puback).collect();
+    assert!(want.starts_with(&rest), "acknowledged out of order: {rest:x?}");
+
+    let stored = bodies(&everything(hub, there, &device).await);
+    let at = stored.iter().position(|body| body == "later").expect("the later's message");
+    let before: Vec<_> = (1..=at).map(|n| n.to_string()).collect();
+    assert_eq!(stored[..at], before, "the former's messages come whole and in order");
+    assert!(at >= acked, "{acked} were acknowledged, {at} are there");
+    assert_eq!(stored.len(), at + 1, "nothing comes behind the later connection's: {stored:?}");
+    // A device and its modules are identities of their own.
+    deliver(&mut module_raw, &module, b"x").await;
+}
+
+scenario!(of_many_at_once_one_is_left);
+async fn of_many_at_once_one_is_left(hub: &TestHub) {
+    let (door, device) = (Door::of(hub), Device::create(hub, "d").await);
+    let mut tries = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (door, connect) = (door.clone(), device.connect().bytes());
+        tries.spawn(async move {
+            let mut raw = door.say(&connect).await;
+            // The loser of a race is told to come again, or is closed once it is in.
+            let answer = raw.packet().await.expect("an answer");
+            assert!([connack(0), connack(3)].contains(&answer[..].try_into().expect("CONNACK")));
+            (raw, answer[3] == 0)
+        });
+    }
+    let mut accepted = Vec::new();
+    while let Some(tried) = tries.join_next().await {
+        if let (raw, true) = tried.expect("an answer") {
+            accepted.push(raw);
+        }
+    }
+    // Whoever comes after all of them displaces whoever is left.
+    let mut last = door.enter(&device.connect()).await;
+    for mut raw in accepted {
+        raw.expect_close().await;
+    }
+    deliver(&mut last, &device, b"x").await;
+    assert_eq!(bodies(&events(hub, "d", 1).await), ["x"]);
+}
+
+scenario!(a_displaced_connection_does_not_displace_its_heir);
+async fn a_displaced_connection_does_not_displace_its_heir(hub: &TestHub) {
+    let (door, device) = (Door::of(hub), Device::create(hub, "d").await);
+    let mut former: Raw = door.enter(&device.connect()).await;
+    for _ in 0..10 {
+        let later = door.enter(&device.connect()).await;
+        // What the former gives up on its way out must not be the later's.
+        former.expect_close().await;
+        former = later;
+    }
+    former.expect_alive().await;
+    former.send(&raw::DISCONNECT).await;
+    former.expect_close().await;
+    let mut again = door.enter(&device.connect()).await;
+    deliver(&mut again, &device, b"x").await;
+}

@@ -1,0 +1,113 @@
+//! The real binary as a child process: `dunlin up` on free ports, and commands against it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use dunlin_auth::ConnectionString;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::raw;
+
+/// A running `dunlin up`; dropped, it is killed.
+pub struct Hub {
+    child: Child,
+    data: PathBuf,
+    info: Value,
+}
+
+impl Hub {
+    /// Starts a hub on a data folder and waits until it is ready.
+    pub async fn start(data: &Path) -> Self {
+        let mut hub = Self { child: up(data), data: data.to_owned(), info: Value::Null };
+        hub.info = raw::within("the hub's start", hub.ready()).await;
+        hub
+    }
+
+    /// SIGKILL some time into the start.
+    pub async fn start_and_kill(data: &Path, after: Duration) {
+        let mut child = up(data);
+        // sleep: the moment of the kill is what is random here; nothing is waited for by it.
+        tokio::time::sleep(after).await;
+        child.kill().await.expect("killed");
+    }
+
+    /// `hub.json` of this very process: written when it is ready.
+    async fn ready(&mut self) -> Value {
+        loop {
+            if let Ok(text) = std::fs::read(self.data.join("hub.json"))
+                && let Ok(info) = serde_json::from_slice::<Value>(&text)
+                && info["pid"].as_u64() == self.child.id().map(u64::from)
+            {
+                return info;
+            }
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                panic!("dunlin up ended with {status}");
+            }
+            // sleep: a file is polled, there is nothing to wait on; the caller has a deadline.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn mqtt_address(&self) -> SocketAddr {
+        let port = self.info["mqtt_port"].as_u64().expect("a port");
+        SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).expect("a port")))
+    }
+
+    pub fn ca_pem(&self) -> String {
+        let path = self.info["ca"].as_str().expect("a path");
+        std::fs::read_to_string(path).expect("the CA")
+    }
+
+    /// Runs a command against this hub; it must succeed. Returns what it printed.
+    pub async fn command(&self, args: &[&str]) -> String {
+        let output =
+            raw::within("a command", dunlin().args(args).arg("--data").arg(&self.data).output())
+                .await
+                .expect("dunlin runs");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "dunlin {args:?}: {errors}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    pub async fn create_device(&self, id: &str) -> ConnectionString {
+        self.command(&["device", "create", "-d", id]).await;
+        let text = self.command(&["device", "connection-string", "-d", id]).await;
+        ConnectionString::parse(&text).expect("a connection string")
+    }
+
+    /// SIGKILL.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("killed");
+    }
+
+    /// SIGTERM, and a clean end.
+    pub async fn stop(mut self) {
+        let pid = self.child.id().expect("running").to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill runs");
+        assert!(sent.success());
+        let status = raw::within("the hub's end", self.child.wait()).await.expect("a status");
+        assert!(status.success(), "dunlin up ended with {status}");
+    }
+}
+
+fn up(data: &Path) -> Child {
+    dunlin()
+        .args(["up", "--mqtt-port", "0", "--https-port", "0", "--admin-port", "0", "--data"])
+        .arg(data)
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("dunlin starts")
+}
+
+fn dunlin() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
+    for name in ["DUNLIN_LOGIN", "DUNLIN_CA"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}

@@ -1,0 +1,101 @@
+//! Disabling, deleting or changing the keys of an identity ends its connection, also one that is
+//! just being made.
+
+use dunlin::test_hub::TestHub;
+use dunlin_auth::Key;
+use serde_json::json;
+
+use crate::mqtt_kit::{Device, Door, deliver, set_status};
+use crate::raw::{Raw, connack};
+
+scenario!(disabling_a_device_ends_its_connections);
+async fn disabling_a_device_ends_its_connections(hub: &TestHub) {
+    let (door, [device, module, other]) = (Door::of(hub), three(hub).await);
+    let [mut first, mut second, mut third] = enter(&door, [&device, &module, &other]).await;
+    set_status(hub, "d", "disabled").await;
+    first.expect_close().await;
+    second.expect_close().await;
+    door.refuses(&device.connect(), 5).await;
+    door.refuses(&module.connect(), 5).await;
+    deliver(&mut third, &other, b"nothing happened to me").await;
+    set_status(hub, "d", "enabled").await;
+    enter(&door, [&device, &module]).await;
+}
+
+scenario!(deleting_an_identity_ends_its_connections);
+async fn deleting_an_identity_ends_its_connections(hub: &TestHub) {
+    let (door, [device, module, other]) = (Door::of(hub), three(hub).await);
+    let [mut first, mut second, mut third] = enter(&door, [&device, &module, &other]).await;
+    hub.client().device_delete("d/m", "*").await.expect("deleted");
+    second.expect_close().await;
+    deliver(&mut first, &device, b"it was my module").await;
+    door.refuses(&module.connect(), 5).await;
+    // Made again under the old id it is another one, and is let in at once.
+    let module = Device::create(hub, "d/m").await;
+    let [mut second] = enter(&door, [&module]).await;
+    hub.client().device_delete("d", "*").await.expect("deleted");
+    first.expect_close().await;
+    second.expect_close().await;
+    let device = Device::create(hub, "d").await;
+    let module = Device::create(hub, "d/m").await;
+    enter(&door, [&device, &module]).await;
+    deliver(&mut third, &other, b"nothing happened to me").await;
+}
+
+scenario!(changing_keys_ends_the_connection);
+async fn changing_keys_ends_the_connection(hub: &TestHub) {
+    let (door, [device, module, _]) = (Door::of(hub), three(hub).await);
+    for (id, device) in [("d", &device), ("d/m", &module)] {
+        let [mut before] = enter(&door, [device]).await;
+        let [primary, secondary] = [Key::generate(), Key::generate()];
+        let keys = json!({
+            "primaryKey": primary.to_base64(),
+            "secondaryKey": secondary.to_base64(),
+        });
+        let body = json!({ "authentication": { "type": "sas", "symmetricKey": keys } });
+        hub.client().device_put(id, &body, Some("*")).await.expect("replaced");
+        before.expect_close().await;
+        door.refuses(&device.connect(), 5).await;
+        enter(&door, [&Device { primary, secondary, ..device.clone() }]).await;
+    }
+}
+
+scenario!(an_update_of_something_else_ends_nothing);
+async fn an_update_of_something_else_ends_nothing(hub: &TestHub) {
+    let (door, [device, ..]) = (Door::of(hub), three(hub).await);
+    let [mut connected] = enter(&door, [&device]).await;
+    let body = json!({ "statusReason": "moved to the cellar" });
+    hub.client().device_put("d", &body, Some("*")).await.expect("replaced");
+    deliver(&mut connected, &device, b"still here").await;
+}
+
+scenario!(a_connect_that_races_with_a_revocation_does_not_survive_it);
+async fn a_connect_that_races_with_a_revocation_does_not_survive_it(hub: &TestHub) {
+    let (door, device) = (Door::of(hub), Device::create(hub, "d").await);
+    for _ in 0..30 {
+        let mut raw = door.open().await;
+        let connect = device.connect().bytes();
+        let ((), ()) = tokio::join!(raw.send(&connect), set_status(hub, "d", "disabled"));
+        // Let in before, or refused: in either case it is over now that the change is done.
+        let answer = raw.packet().await;
+        if let Ok(answer) = answer {
+            let codes = [connack(0), connack(3), connack(5)];
+            assert!(codes.iter().any(|code| answer == code), "{answer:x?}");
+        }
+        raw.expect_close().await;
+        set_status(hub, "d", "enabled").await;
+    }
+}
+
+async fn three(hub: &TestHub) -> [Device; 3] {
+    let device = Device::create(hub, "d").await;
+    [device, Device::create(hub, "d/m").await, Device::create(hub, "other").await]
+}
+
+async fn enter<const N: usize>(door: &Door, devices: [&Device; N]) -> [Raw; N] {
+    let mut connected = Vec::new();
+    for device in devices {
+        connected.push(door.enter(&device.connect()).await);
+    }
+    connected.try_into().unwrap_or_else(|_| unreachable!("one each"))
+}

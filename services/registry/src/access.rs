@@ -1,0 +1,146 @@
+//! Who may connect as a device, and which back end may do what: the decisions over SAS tokens.
+
+use dunlin_auth::{Key, Permissions, Policy, SasError, SasToken};
+use dunlin_model::{Authentication, ErrorCode, HubError, Identity, Status};
+use dunlin_proto::v1::{AuthScope, AuthenticateResponse};
+use dunlin_runtime::clock::unix_seconds;
+use dunlin_storage::device_store::StoredIdentity;
+
+use crate::identities::Identities;
+use crate::policies::Policies;
+use crate::{credentials, unsealable};
+
+#[derive(Clone)]
+pub(crate) struct Access {
+    pub hostnames: Vec<String>,
+    pub policies: Policies,
+    pub identities: Identities,
+}
+
+impl Access {
+    /// May the bearer of the token act as `id`? The message is for the operator's log; what the
+    /// device is told does not say which part of this failed.
+    ///
+    /// Everything about the token that needs no store comes first, so that garbage costs no read,
+    /// and the status last, so that only who holds a key learns it.
+    pub(crate) async fn authenticate(
+        &self,
+        id: &Identity,
+        token: &str,
+    ) -> Result<AuthenticateResponse, HubError> {
+        let token = SasToken::parse(token).map_err(unauthorized)?;
+        if !token.covers_identity(&self.hostnames, id) {
+            return Err(unauthorized(SasError::WrongScope));
+        }
+        let policy = token.policy().map(|name| self.policy(name)).transpose()?;
+        if let Some(policy) = policy {
+            verify(&token, [&policy.primary, &policy.secondary])?;
+            if !policy.permissions.allow(Permissions::DEVICE_CONNECT) {
+                return Err(HubError::new(
+                    ErrorCode::IotHubUnauthorized,
+                    format!("the policy {} does not permit DeviceConnect", policy.name),
+                ));
+            }
+        }
+        let (stored, parent) = self.read(id).await?;
+        let scope = match policy {
+            Some(_) => AuthScope::Hub,
+            None => {
+                self.verify_own(&token, &stored)?;
+                if parent.is_some() { AuthScope::Module } else { AuthScope::Device }
+            }
+        };
+        let device = parent.as_ref().unwrap_or(&stored);
+        if device.status == Status::Disabled {
+            return Err(HubError::new(
+                ErrorCode::DeviceDisabled,
+                format!("the device {} is disabled", device.id),
+            ));
+        }
+        // Both grow, so their sum does: a change of either revokes a module's connection.
+        let auth_version = stored.auth_version + parent.map_or(0, |device| device.auth_version);
+        Ok(AuthenticateResponse {
+            generation_id: stored.generation_id,
+            scope: scope.into(),
+            auth_version,
+            expires: token.expiry(),
+        })
+    }
+
+    /// The name of the policy that permits a back end all of `wanted` on `path`.
+    pub(crate) fn authorize(
+        &self,
+        token: &str,
+        path: &str,
+        wanted: Permissions,
+    ) -> Result<String, HubError> {
+        let token = SasToken::parse(token).map_err(unauthorized)?;
+        let name = token.policy().ok_or_else(|| {
+            HubError::new(
+                ErrorCode::IotHubUnauthorized,
+                "the SAS token names no policy (skn): a device's own key is not for this",
+            )
+        })?;
+        let policy = self.policy(name)?;
+        verify(&token, [&policy.primary, &policy.secondary])?;
+        if !token.covers(&self.hostnames, path) {
+            return Err(unauthorized(SasError::WrongScope));
+        }
+        if !policy.permissions.allow(wanted) {
+            return Err(HubError::new(
+                ErrorCode::IotHubUnauthorizedAccess,
+                format!(
+                    "Authorization rule '{}' does not allow access for '{wanted}'",
+                    policy.name
+                ),
+            ));
+        }
+        Ok(policy.name.clone())
+    }
+
+    fn policy(&self, name: &str) -> Result<&Policy, HubError> {
+        self.policies.get(name).ok_or_else(|| {
+            // The name is the caller's text: it is cut before it reaches a log.
+            let name: String = name.chars().take(64).collect();
+            HubError::new(
+                ErrorCode::IotHubUnauthorized,
+                format!("there is no policy {name:?}, which the SAS token names (skn)"),
+            )
+        })
+    }
+
+    /// The identity, and of a module its device.
+    async fn read(
+        &self,
+        id: &Identity,
+    ) -> Result<(StoredIdentity, Option<StoredIdentity>), HubError> {
+        if id.module_id().is_none() {
+            return Ok((self.identities.stored(id).await?, None));
+        }
+        let device = self.identities.stored(&Identity::device(id.device_id())?).await?;
+        Ok((self.identities.stored(id).await?, Some(device)))
+    }
+
+    fn verify_own(&self, token: &SasToken<'_>, stored: &StoredIdentity) -> Result<(), HubError> {
+        let id = &stored.id;
+        let authentication = credentials::open(&self.identities.key, stored)
+            .map_err(|error| unsealable(id, error))?;
+        let Authentication::Sas(pair) = authentication else {
+            return Err(HubError::new(
+                ErrorCode::IotHubUnauthorized,
+                format!("{id} is of the type {}, not sas", stored.auth_type),
+            ));
+        };
+        let primary = Key::from_base64(&pair.primary)?;
+        let secondary = Key::from_base64(&pair.secondary)?;
+        verify(token, [&primary, &secondary])
+    }
+}
+
+fn verify(token: &SasToken<'_>, keys: [&Key; 2]) -> Result<(), HubError> {
+    token.verify(keys, unix_seconds()).map_err(unauthorized)
+}
+
+fn unauthorized(error: SasError) -> HubError {
+    HubError::new(ErrorCode::IotHubUnauthorized, error.to_string())
+}

@@ -1,0 +1,114 @@
+//! What a client may write into an identity (ids are checked by the model).
+
+use dunlin_auth::Key;
+use dunlin_model::{Authentication, DeviceIdentity, ErrorCode, HubError, KeyPair, Status, limits};
+
+fn invalid(message: impl Into<String>) -> HubError {
+    HubError::new(ErrorCode::ArgumentInvalid, message)
+}
+
+pub(crate) fn identity(identity: &DeviceIdentity) -> Result<(), HubError> {
+    if identity.id.module_id().is_some() && identity.status == Status::Disabled {
+        return Err(invalid("a module cannot be disabled; disable its device"));
+    }
+    let reason = identity.status_reason.as_deref().unwrap_or_default();
+    if reason.chars().count() > limits::STATUS_REASON_CHARS {
+        return Err(invalid(format!(
+            "statusReason has at most {} characters",
+            limits::STATUS_REASON_CHARS
+        )));
+    }
+    match &identity.authentication {
+        Authentication::Sas(keys) => sas(keys),
+        Authentication::SelfSigned(thumbprints) => self_signed(thumbprints),
+        Authentication::CertificateAuthority | Authentication::None => Ok(()),
+    }
+}
+
+/// No keys at all means "make them"; one of two is a mistake, as the SDKs see it.
+fn sas(keys: &KeyPair) -> Result<(), HubError> {
+    match (keys.primary.as_str(), keys.secondary.as_str()) {
+        ("", "") => Ok(()),
+        ("", _) | (_, "") => Err(invalid("give both symmetric keys or none")),
+        (primary, secondary) => {
+            Key::from_base64(primary)?;
+            Key::from_base64(secondary).map(drop)
+        }
+    }
+}
+
+fn self_signed(thumbprints: &KeyPair) -> Result<(), HubError> {
+    if thumbprints.primary.is_empty() && thumbprints.secondary.is_empty() {
+        return Err(invalid("a selfSigned identity needs a primary or a secondary thumbprint"));
+    }
+    let well_formed = |text: &str| {
+        text.is_empty()
+            || (matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    if well_formed(&thumbprints.primary) && well_formed(&thumbprints.secondary) {
+        Ok(())
+    } else {
+        Err(invalid("a thumbprint has 40 (SHA-1) or 64 (SHA-256) hexadecimal digits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_model::Identity;
+
+    use super::*;
+
+    #[test]
+    fn what_is_refused_says_why() {
+        #[track_caller]
+        fn check(change: impl FnOnce(&mut DeviceIdentity), want: Option<&str>) {
+            let mut new = DeviceIdentity {
+                id: Identity::device("d").expect("an id"),
+                generation_id: String::new(),
+                etag: String::new(),
+                status: Status::Enabled,
+                status_reason: None,
+                status_updated: 0,
+                authentication: Authentication::None,
+            };
+            change(&mut new);
+            let message = identity(&new).err().map(|error| {
+                assert_eq!(error.code, ErrorCode::ArgumentInvalid);
+                error.message
+            });
+            match (message, want) {
+                (None, None) => {}
+                (Some(message), Some(want)) => assert!(message.contains(want), "{message}"),
+                (message, want) => panic!("got {message:?}, wanted {want:?}"),
+            }
+        }
+        let pair = |primary: &str, secondary: &str| KeyPair {
+            primary: primary.to_owned(),
+            secondary: secondary.to_owned(),
+        };
+        let key = Key::generate().to_base64();
+        let (sha1, sha256) = ("aB".repeat(20), "09".repeat(32));
+        check(|_| {}, None);
+        check(|new| new.status_reason = Some("ä".repeat(128)), None);
+        check(|new| new.status_reason = Some("x".repeat(129)), Some("statusReason"));
+        check(|new| new.authentication = Authentication::Sas(pair("", "")), None);
+        check(|new| new.authentication = Authentication::Sas(pair(&key, &key)), None);
+        check(|new| new.authentication = Authentication::Sas(pair(&key, "")), Some("both"));
+        check(|new| new.authentication = Authentication::Sas(pair("", &key)), Some("both"));
+        check(|new| new.authentication = Authentication::Sas(pair(&key, "QQ==")), Some("16 to 64"));
+        check(|new| new.authentication = Authentication::Sas(pair("?", &key)), Some("base64"));
+        let self_signed = |a: &str, b: &str| Authentication::SelfSigned(pair(a, b));
+        check(|new| new.authentication = self_signed(&sha1, &sha256), None);
+        check(|new| new.authentication = self_signed("", &sha1), None);
+        check(|new| new.authentication = self_signed("", ""), Some("needs"));
+        check(|new| new.authentication = self_signed(&sha1[1..], ""), Some("40"));
+        check(|new| new.authentication = self_signed(&"x".repeat(40), ""), Some("hexadecimal"));
+        check(
+            |new| {
+                new.id = Identity::module("d", "m").expect("an id");
+                new.status = Status::Disabled;
+            },
+            Some("cannot be disabled"),
+        );
+    }
+}
