@@ -42,7 +42,11 @@ impl Decoder for Frames {
         }
         let length = 1 + header + remaining;
         if source.len() < length {
-            source.reserve(length - source.len());
+            // Room in one step, for who has proved who he is: a stranger's buffer grows with what
+            // he sends, not with what he announces.
+            if !self.connect_only {
+                source.reserve(length - source.len());
+            }
             return Ok(None);
         }
         check(first, &source[1 + header..length])?;
