@@ -9,6 +9,8 @@ mod start;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use crate::suite::cargo;
 use crate::{Result, process, workspace};
@@ -137,6 +139,28 @@ fn machine() -> String {
     let count = std::thread::available_parallelism().map_or(0, usize::from);
     let load = load.split(' ').next().unwrap_or_default().to_owned();
     format!("{count} x {processor}, {memory}, Linux {}, load {load}", kernel.trim())
+}
+
+/// Memory is settled when it has not moved by more than this for this many samples.
+const STEADY_KIB: u64 = 256;
+const STEADY: usize = 6;
+
+/// RSS in KiB once it has stopped moving, a minute at most; and the seconds that took.
+fn settled(pid: u32) -> Result<(u64, usize)> {
+    let mut samples = Vec::new();
+    loop {
+        thread::sleep(Duration::from_secs(1));
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))
+            .map_err(|error| format!("cannot read the hub's memory: {error}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let rss = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        samples.push(rss.ok_or("no VmRSS")?);
+        let recent = &samples[samples.len().saturating_sub(STEADY)..];
+        let range = recent.iter().max().zip(recent.iter().min()).map_or(0, |(max, min)| max - min);
+        if samples.len() == 60 || (recent.len() == STEADY && range <= STEADY_KIB) {
+            return Ok((recent[recent.len() - 1], samples.len()));
+        }
+    }
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -4,6 +4,7 @@
 mod bench;
 mod chaos;
 mod counts;
+mod fuzz;
 mod prepare;
 mod process;
 mod sdk;
@@ -39,6 +40,9 @@ cargo xtask COMMAND
     --seconds S   publish: of each turn (10)
     --pin         idle, publish: the server on processor 0, the client on processor 1
 
+  fuzz [TARGET…] [--seconds N]   libFuzzer on what reads bytes of strangers (sas, bag, username, frame, identity, segment)
+    --seconds N   of each target (60)
+
 Environment: DUNLIN_BIN (step sdk: test this binary and do not build), CARGO_TARGET_DIR.
 Exit code: 0 passed, 1 failed, 2 usage. docs/testing.md says what runs where.
 ";
@@ -48,6 +52,7 @@ enum Command {
     Test(suite::Options),
     Chaos(chaos::Options),
     Bench(bench::Options),
+    Fuzz(fuzz::Options),
 }
 
 fn parse(args: &[String]) -> Result<Command> {
@@ -62,6 +67,7 @@ fn parse(args: &[String]) -> Result<Command> {
         "test" => suite::Options::parse(rest).map(Command::Test),
         "chaos" => chaos::Options::parse(rest).map(Command::Chaos),
         "bench" => bench::Options::parse(rest).map(Command::Bench),
+        "fuzz" => fuzz::Options::parse(rest).map(Command::Fuzz),
         other => Err(format!("no command `{other}`")),
     }
 }
@@ -76,6 +82,7 @@ fn main() -> ExitCode {
         Ok(Command::Test(options)) => suite::run(&options),
         Ok(Command::Chaos(options)) => chaos::run(&options),
         Ok(Command::Bench(options)) => bench::run(&options),
+        Ok(Command::Fuzz(options)) => fuzz::run(&options),
         Err(message) => {
             eprintln!("xtask: {message}; see cargo xtask --help");
             return ExitCode::from(2);

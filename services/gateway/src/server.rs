@@ -11,7 +11,7 @@ use ntex::io::Io;
 use ntex::service::fn_factory;
 use ntex::{SharedCfg, fn_service};
 use rustls::ServerConfig;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::gateway::Gateway;
 use crate::tls::{ALPN_HTTP, TlsServer};
@@ -97,7 +97,7 @@ impl Server {
         let queues = Arc::new(Mutex::new(Vec::new()));
         let health = self.health.clone();
         let certificates = tokio::spawn(self.tls.watch(shutdown.clone()));
-        let (started, is_started) = oneshot::channel();
+        let (all_ready, mut is_ready) = watch::channel(false);
         let (stop, is_stopped) = oneshot::channel();
         let (ended, has_ended) = oneshot::channel();
         let front = Front {
@@ -108,6 +108,7 @@ impl Server {
             mqtt_tls: self.mqtt_tls,
             https_tls: self.https_tls,
             queues: queues.clone(),
+            all_ready,
         };
         // ntex owns the thread it runs on.
         std::thread::Builder::new().name("gateway".into()).spawn(move || {
@@ -115,11 +116,12 @@ impl Server {
                 .name("gateway")
                 .disable_signals()
                 .build(ntex::rt::DefaultRuntime);
-            let result = system.block_on(front.run(started, is_stopped));
+            let result = system.block_on(front.run(is_stopped));
             // The receiver is gone only if the process is ending anyway.
             let _ = ended.send(result);
         })?;
-        if is_started.await.is_ok() {
+        // No sign at all: the thread has died.
+        if is_ready.wait_for(|ready| *ready).await.is_ok() {
             health.set_ready(true);
             shutdown.cancelled().await;
             health.set_ready(false);
@@ -142,22 +144,18 @@ struct Front {
     https_tls: Arc<ServerConfig>,
     /// One per worker, as they start.
     queues: Arc<Mutex<Vec<Arc<Queue>>>>,
+    all_ready: watch::Sender<bool>,
 }
 
 impl Front {
-    async fn run(
-        self,
-        started: oneshot::Sender<()>,
-        stop: oneshot::Receiver<Vec<Arc<Queue>>>,
-    ) -> std::io::Result<()> {
-        let Self { listeners, workers, timeouts, gateway, mqtt_tls, https_tls, queues } = self;
+    async fn run(self, stop: oneshot::Receiver<Vec<Arc<Queue>>>) -> std::io::Result<()> {
+        let Self { listeners, workers, timeouts, gateway, mqtt_tls, https_tls, .. } = self;
         // Descriptors are the limit, not this count.
         let builder =
             ntex::server::build().disable_signals().workers(workers).maxconn(usize::MAX / 2);
 
         let ready = Arc::new(AtomicUsize::new(0));
-        let (all_ready, mut is_ready) = tokio::sync::watch::channel(false);
-        let (for_mqtt, worker_queues) = (gateway.clone(), queues);
+        let (for_mqtt, worker_queues, all_ready) = (gateway.clone(), self.queues, self.all_ready);
         let builder = builder.listen("mqtt", listeners.mqtt, async move |_| {
             let (gateway, tls, queues) =
                 (for_mqtt.clone(), mqtt_tls.clone(), worker_queues.clone());
@@ -185,9 +183,6 @@ impl Front {
             })
         })?;
         let server = builder.config("mqtt", SharedCfg::new("mqtt")).run();
-        // A worker that cannot start has said why; then there is nothing to wait for.
-        let _ = is_ready.wait_for(|ready| *ready).await;
-        let _ = started.send(());
 
         let queues = stop.await.unwrap_or_default();
         server.pause().await;

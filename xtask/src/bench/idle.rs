@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::peers::{Certificate, hub};
-use super::{Bench, Options};
+use super::{Bench, Options, settled};
 use crate::process::run_shown;
 use crate::{Result, process};
 
@@ -29,21 +29,23 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
     let second = hub(bench, &data, Some(&certificate))?;
     let (pid, port) = (second.server.pid().to_string(), second.mqtt_port.to_string());
     let mut client = bench.client();
-    client.args(["run", "--reuse", "--devices", &devices, "--burst", &bursts, "--hold", "0"]);
+    client.args(["run", "--reuse", "--devices", &devices, "--burst", &bursts, "--hold", "10"]);
     client.args(["--keep-alive", "1170", "--watch", &pid, "--mqtt-port", &port]);
     client.env("DUNLIN_LOGIN", &second.login).env("DUNLIN_CA", &certificate.ca);
     let clean = run_shown(&mut client)?;
-    rollup(&pid);
+    rollup(second.server.pid())?;
     second.server.stop()?;
     Ok(clean)
 }
 
 /// What is left when all devices are gone again, by kind of memory.
-fn rollup(pid: &str) {
-    println!("after all have disconnected:");
+fn rollup(pid: u32) -> Result<()> {
+    let (rss, seconds) = settled(pid)?;
+    println!("after all have disconnected: RSS {rss} KiB, settled after {seconds} s; of it");
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let wanted = ["Rss:", "Private_Clean:", "Private_Dirty:", "Shared_Clean:", "Anonymous:"];
+    let wanted = ["Private_Clean:", "Private_Dirty:", "Shared_Clean:", "Anonymous:"];
     for line in text.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name))) {
         println!("  {line}");
     }
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -204,8 +205,17 @@ fn install(what: &str, probe: &[&str], package: &str) -> Result<()> {
     if here() { Ok(()) } else { Err(format!("{what} cannot be run after installing {package}")) }
 }
 
-/// A port of 127.0.0.1 that was free just now.
+/// A port of 127.0.0.1 that is free now and is not handed out twice. Below the ephemeral ports: a
+/// client that polls one of those may be given the very same as its own, and so take it.
 fn free_port() -> Result<u16> {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
-    port.map(|address| address.port()).map_err(|error| format!("no port is free: {error}"))
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    // Two runs at the same time start looking at different places.
+    let salt = (std::process::id() % u32::from(COUNT)) as u16;
+    let turns = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed)).take(1_000);
+    turns
+        .map(|turn| FIRST + (salt + turn) % COUNT)
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .ok_or_else(|| "no port of 127.0.0.1 is free".into())
 }

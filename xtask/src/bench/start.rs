@@ -2,17 +2,13 @@
 
 use std::fs;
 use std::process::Command;
-use std::thread;
-use std::time::Duration;
 
 use super::peers::{hub, redis};
-use super::{Bench, Options, median};
+use super::{Bench, Options, median, settled};
 use crate::Result;
 use crate::process::output;
 
 const ROUNDS: u32 = 10;
-/// Memory is settled when it has not moved for this many samples, a second apart.
-const STEADY: usize = 6;
 
 pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
     let data = bench.folder.join("data");
@@ -56,23 +52,4 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
         size(stripped)
     );
     Ok(true)
-}
-
-/// RSS in KiB once it has stopped moving, a minute at most.
-fn settled(pid: u32) -> Result<(u64, usize)> {
-    let mut samples = Vec::new();
-    loop {
-        thread::sleep(Duration::from_secs(1));
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))
-            .map_err(|error| format!("cannot read the hub's memory: {error}"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let rss = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        samples.push(rss.ok_or("no VmRSS")?);
-        let recent = &samples[samples.len().saturating_sub(STEADY)..];
-        if samples.len() == 60
-            || (recent.len() == STEADY && recent.iter().all(|one| *one == recent[0]))
-        {
-            return Ok((recent[recent.len() - 1], samples.len()));
-        }
-    }
 }

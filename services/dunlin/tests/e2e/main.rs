@@ -46,3 +46,4 @@ mod process;
 mod raw;
 mod registry;
 mod revocation;
+mod tls;

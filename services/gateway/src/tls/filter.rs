@@ -38,6 +38,9 @@ pub async fn accept<F: Filter>(
     let connection = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
     let engine = RefCell::new(Engine::Live(Box::new(connection)));
     let io = io.add_filter(TlsFilter { engine });
+    // A ClientHello that was there before the filter has been processed, but ntex does not write
+    // what came of it.
+    io.flush(false).await?;
     loop {
         match io.filter().stage() {
             Stage::Established => return Ok(io),

@@ -1,0 +1,195 @@
+//! All devices of a run: spread over threads, led through phases together.
+
+use std::io::ErrorKind;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, anyhow};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::Instant;
+
+use crate::args::{Rate, Run};
+use crate::device::{self, Shared};
+use crate::outcome::{Counters, Stats, Totals};
+use crate::target::Target;
+
+/// What every device of a run knows.
+pub struct Plan {
+    pub target: Target,
+    pub prefix: String,
+    pub devices: usize,
+    pub rate: Option<Rate>,
+    pub window: u16,
+    pub body: Vec<u8>,
+    pub keep_alive: u16,
+    pub subscribe: bool,
+    pub drop_tls: bool,
+    /// Turns for connecting.
+    pub connecting: Semaphore,
+}
+
+impl Plan {
+    /// For the first `devices` of a run.
+    pub fn of(run: &Run, devices: usize) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            target: Target::of(&run.hub, &run.broker)?,
+            prefix: run.prefix.clone(),
+            devices,
+            rate: run.rate,
+            window: run.window,
+            body: (0..run.size).map(|at| b"0123456789abcdef"[at % 16]).collect(),
+            keep_alive: if run.idle_drops_tls { 1_170 } else { run.keep_alive },
+            subscribe: !run.no_subscribe,
+            drop_tls: run.idle_drops_tls,
+            connecting: Semaphore::new(run.connecting.max(1)),
+        }))
+    }
+
+    #[cfg(test)]
+    pub fn for_tests(window: u16, rate: Option<Rate>) -> Result<Self> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let target = Target {
+            address: ([127, 0, 0, 1], 1).into(),
+            name: "localhost".try_into()?,
+            tls: Arc::new(tls),
+            hub: None,
+        };
+        let connecting = Semaphore::new(1);
+        let (prefix, body) = (String::new(), vec![0; 16]);
+        let (devices, keep_alive, subscribe, drop_tls) = (2, 60, false, false);
+        Ok(Self {
+            target,
+            prefix,
+            devices,
+            rate,
+            window,
+            body,
+            keep_alive,
+            subscribe,
+            drop_tls,
+            connecting,
+        })
+    }
+}
+
+/// What devices do now.
+#[derive(Clone, Copy, Debug)]
+pub enum Phase {
+    Idle,
+    /// Everyone publishes one message; each time the phase is entered.
+    Burst,
+    Publish(Schedule),
+    /// Everyone disconnects.
+    Stop,
+}
+
+/// When to publish, and the part of it that is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    pub start: Instant,
+    pub from: Instant,
+    pub until: Instant,
+}
+
+impl Schedule {
+    pub fn measures(&self, now: Instant) -> bool {
+        self.from <= now && now < self.until
+    }
+}
+
+/// Devices that run.
+pub struct Fleet {
+    threads: Vec<JoinHandle<Result<Stats>>>,
+    counters: Vec<Arc<Counters>>,
+    phase: watch::Sender<Phase>,
+}
+
+impl Fleet {
+    /// Starts connecting.
+    pub fn start(plan: &Arc<Plan>, threads: usize) -> Result<Self> {
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        let count = if threads == 0 { processors() } else { threads }.min(plan.devices.max(1));
+        let (phase, follow) = watch::channel(Phase::Idle);
+        let mut fleet = Self { threads: Vec::new(), counters: Vec::new(), phase };
+        for thread in 0..count {
+            let counters = Arc::new(Counters::default());
+            fleet.counters.push(counters.clone());
+            let (plan, follow) = (plan.clone(), follow.clone());
+            let work = move || work(thread, count, plan, counters, follow);
+            let name = format!("devices-{thread}");
+            fleet.threads.push(std::thread::Builder::new().name(name).spawn(work)?);
+        }
+        Ok(fleet)
+    }
+
+    pub fn enter(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    pub fn totals(&self) -> Totals {
+        Totals::of(self.counters.iter().map(|counters| &**counters))
+    }
+
+    /// Disconnects everyone; what they counted.
+    pub fn stop(self) -> Result<Stats> {
+        self.enter(Phase::Stop);
+        let mut all = Stats::default();
+        for thread in self.threads {
+            let stats = thread.join().map_err(|_| anyhow!("a client thread panicked"))??;
+            all.add(&stats);
+        }
+        Ok(all)
+    }
+}
+
+/// One thread with every `threads`th device. A runtime each: devices never move between threads,
+/// so that nothing but counters is shared.
+fn work(
+    thread: usize,
+    threads: usize,
+    plan: Arc<Plan>,
+    counters: Arc<Counters>,
+    mut phase: watch::Receiver<Phase>,
+) -> Result<Stats> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let shared = Rc::new(Shared {
+        plan,
+        phase: phase.clone(),
+        counters,
+        stats: Default::default(),
+        scratch: Default::default(),
+        silent: Default::default(),
+    });
+    LocalSet::new().block_on(&runtime, async {
+        let mut devices = JoinSet::new();
+        for number in (thread..shared.plan.devices).step_by(threads) {
+            devices.spawn_local(device::run(shared.clone(), number));
+        }
+        while let Some(ended) = devices.join_next().await {
+            ended.context("a device's task panicked")?;
+        }
+        // Silent devices have no task.
+        let _ = phase.wait_for(|phase| matches!(phase, Phase::Stop)).await;
+        Ok::<_, anyhow::Error>(())
+    })?;
+    let lost = shared.silent.borrow().iter().filter(|socket| !is_open(socket)).count() as u64;
+    let mut stats = shared.stats.take();
+    if lost > 0 {
+        stats.lost.insert("closed by the server (seen at the end)".into(), lost);
+    }
+    Ok(stats)
+}
+
+/// Whether the server still holds its side.
+fn is_open(socket: &std::net::TcpStream) -> bool {
+    match socket.peek(&mut [0]) {
+        Ok(read) => read > 0,
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+    }
+}

@@ -1,0 +1,202 @@
+//! What a device publishes and when: in a closed loop, on a schedule, or once with all others.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::time::Instant;
+
+use crate::args::Rate;
+use crate::fleet::{Phase, Plan, Schedule};
+use crate::mqtt;
+use crate::outcome::Stats;
+
+/// A message on its way.
+#[derive(Clone, Copy)]
+struct InFlight {
+    /// When it was to be sent, which is when its latency begins: what a slow server holds up in
+    /// the client counts as well.
+    due: Instant,
+    burst: bool,
+}
+
+pub struct Publisher<'a> {
+    plan: &'a Plan,
+    number: usize,
+    topic: String,
+    /// By packet id less one; allocated with the first message.
+    slots: Vec<Option<InFlight>>,
+    free: Vec<u16>,
+    schedule: Option<Schedule>,
+    /// Of a rate: when the next message is due.
+    next: Option<Instant>,
+    bursts_due: u32,
+    burst_at: Instant,
+}
+
+impl<'a> Publisher<'a> {
+    pub fn new(plan: &'a Plan, number: usize, topic: String) -> Self {
+        Self {
+            plan,
+            number,
+            topic,
+            slots: Vec::new(),
+            free: Vec::new(),
+            schedule: None,
+            next: None,
+            bursts_due: 0,
+            burst_at: Instant::now(),
+        }
+    }
+
+    pub fn enter(&mut self, phase: Phase) {
+        (self.schedule, self.next) = (None, None);
+        match phase {
+            Phase::Idle | Phase::Stop => {}
+            Phase::Burst => {
+                self.bursts_due += 1;
+                self.burst_at = Instant::now();
+            }
+            Phase::Publish(schedule) => {
+                self.schedule = Some(schedule);
+                // The devices' turns are spread evenly.
+                self.next = self.period().map(|period| {
+                    schedule.start + period.mul_f64(self.number as f64 / self.plan.devices as f64)
+                });
+            }
+        }
+        if self.slots.is_empty() && (self.schedule.is_some() || self.bursts_due > 0) {
+            self.slots = vec![None; usize::from(self.plan.window)];
+            self.free = (1..=self.plan.window).rev().collect();
+        }
+    }
+
+    fn period(&self) -> Option<Duration> {
+        match self.plan.rate {
+            Some(Rate::PerSecond(rate)) => {
+                Some(Duration::from_secs_f64(self.plan.devices as f64 / rate))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the next messages follow at once, so that buffers are worth keeping.
+    pub fn is_busy(&self) -> bool {
+        self.schedule.is_some()
+    }
+
+    /// Writes what may be sent now; how many messages that is.
+    pub fn fill(&mut self, out: &mut Vec<u8>) -> Result<u64> {
+        let mut sent = 0;
+        if self.bursts_due == 0 && self.schedule.is_none() {
+            return Ok(sent);
+        }
+        let now = Instant::now();
+        while let Some(&id) = self.free.last() {
+            let message = if self.bursts_due > 0 {
+                self.bursts_due -= 1;
+                InFlight { due: self.burst_at, burst: true }
+            } else if let Some(schedule) = self.schedule.filter(|schedule| now < schedule.until) {
+                match (self.next, self.period()) {
+                    (Some(next), Some(period)) if next <= now => {
+                        self.next = Some(next + period);
+                        InFlight { due: next, burst: false }
+                    }
+                    (Some(_), _) => break,
+                    (None, _) if now < schedule.start => break,
+                    (None, _) => InFlight { due: now, burst: false },
+                }
+            } else {
+                break;
+            };
+            self.free.pop();
+            self.slots[usize::from(id) - 1] = Some(message);
+            mqtt::publish(out, &self.topic, id, &self.plan.body)?;
+            sent += 1;
+        }
+        Ok(sent)
+    }
+
+    /// When to call `fill` again if nothing else happens.
+    pub fn due(&self) -> Option<Instant> {
+        let schedule = self.schedule.filter(|_| !self.free.is_empty())?;
+        self.next.filter(|next| *next < schedule.until)
+    }
+
+    /// Takes a PUBACK. `false`: for nothing that was on its way.
+    pub fn acknowledged(&mut self, id: u16, stats: &mut Stats) -> bool {
+        let slot = self.slots.get_mut(usize::from(id).wrapping_sub(1)).and_then(Option::take);
+        let Some(message) = slot else {
+            stats.stray_acks += 1;
+            return false;
+        };
+        self.free.push(id);
+        let now = Instant::now();
+        if message.burst {
+            stats.burst.record(now - message.due);
+        } else if self.schedule.is_some_and(|schedule| schedule.measures(now)) {
+            stats.publish.record(now.saturating_duration_since(message.due));
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(start: Instant) -> Phase {
+        let measured = start..start + Duration::from_secs(3600);
+        Phase::Publish(Schedule { start, from: measured.start, until: measured.end })
+    }
+
+    #[test]
+    fn a_closed_loop_keeps_the_window_full() -> Result<()> {
+        let plan = Plan::for_tests(2, Some(Rate::Max))?;
+        let mut publisher = Publisher::new(&plan, 0, "t".into());
+        let (mut out, mut stats) = (Vec::new(), Stats::default());
+        assert_eq!(publisher.fill(&mut out)?, 0);
+        publisher.enter(schedule(Instant::now()));
+        assert_eq!(publisher.fill(&mut out)?, 2);
+        assert_eq!(publisher.fill(&mut out)?, 0);
+        assert!(publisher.acknowledged(2, &mut stats));
+        assert!(!publisher.acknowledged(2, &mut stats), "twice");
+        assert!(!publisher.acknowledged(0, &mut stats) && !publisher.acknowledged(9, &mut stats));
+        assert_eq!(publisher.fill(&mut out)?, 1);
+        publisher.enter(Phase::Idle);
+        assert!(publisher.acknowledged(1, &mut stats));
+        assert_eq!(publisher.fill(&mut out)?, 0);
+        assert_eq!((stats.publish.count(), stats.stray_acks), (1, 3));
+        Ok(())
+    }
+
+    #[test]
+    fn a_rate_is_kept_though_acknowledgements_are_late() -> Result<()> {
+        // Two messages a second over two devices: one a second each, the second device's half a
+        // second later.
+        let plan = Plan::for_tests(2, Some(Rate::PerSecond(2.0)))?;
+        let mut publisher = Publisher::new(&plan, 1, "t".into());
+        let start = Instant::now() - Duration::from_millis(2_600);
+        publisher.enter(schedule(start));
+        let mut out = Vec::new();
+        assert_eq!(publisher.fill(&mut out)?, 2, "the window is full, the third waits");
+        assert_eq!(publisher.due(), None);
+        let mut stats = Stats::default();
+        assert!(publisher.acknowledged(1, &mut stats));
+        assert!(stats.publish.max() >= 1_000.0, "counted from when it was due");
+        assert_eq!(publisher.fill(&mut out)?, 1);
+        assert!(publisher.acknowledged(2, &mut stats));
+        assert_eq!(publisher.due(), Some(start + Duration::from_millis(3_500)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_burst_is_one_message() -> Result<()> {
+        let plan = Plan::for_tests(2, None)?;
+        let mut publisher = Publisher::new(&plan, 0, "t".into());
+        let mut out = Vec::new();
+        publisher.enter(Phase::Burst);
+        assert_eq!(publisher.fill(&mut out)?, 1);
+        assert_eq!(publisher.fill(&mut out)?, 0);
+        Ok(())
+    }
+}
