@@ -120,6 +120,12 @@ def served(hub):
         return dict(pair for name in tls.tls.getpeercert()["subject"] for pair in name)["commonName"]
 
 
+def wait_until_refused(hub):
+    """The hub has looked at the files and said that it cannot use them."""
+    said = "the new certificate cannot be used"
+    wait.until("the hub refuses the files", lambda: said in hub.log.read_text(errors="replace"), 15)
+
+
 def test_replaced_certificate_files_serve_new_connections(second_hub, issuer, tmp_path):
     hub = second_hub
     device = hub.create_device("reload")
@@ -129,6 +135,7 @@ def test_replaced_certificate_files_serve_new_connections(second_hub, issuer, tm
         second = pki.issued(tmp_path, "second", issuer, hub.host)
         # Key first: between the two steps the files do not match, and the hub has to bear it.
         second[1].rename(tmp_path / "server.key")
+        wait_until_refused(hub)
         assert served(hub) == "first"
         second[0].rename(tmp_path / "server.pem")
         wait.until("new connections are shown the new certificate", lambda: served(hub) == "second", 15)
@@ -139,6 +146,7 @@ def test_replaced_certificate_files_serve_new_connections(second_hub, issuer, tm
 def test_files_that_are_no_certificate_change_nothing(second_hub, issuer, tmp_path):
     hub = second_hub
     (tmp_path / "server.pem").write_text("not a certificate\n")
+    wait_until_refused(hub)
     assert served(hub) == "first"
     third = pki.issued(tmp_path, "third", issuer, hub.host)
     third[1].rename(tmp_path / "server.key")

@@ -4,6 +4,7 @@
 mod idle;
 mod peers;
 mod publish;
+mod registry;
 mod start;
 
 use std::fs;
@@ -19,6 +20,7 @@ use crate::{Result, process, workspace};
 enum What {
     Idle,
     Publish,
+    Registry,
     Start,
 }
 
@@ -38,8 +40,9 @@ impl Options {
         let (what, rest) = match args.split_first().map(|(what, rest)| (what.as_str(), rest)) {
             Some(("idle", rest)) => (What::Idle, rest),
             Some(("publish", rest)) => (What::Publish, rest),
+            Some(("registry", rest)) => (What::Registry, rest),
             Some(("start", rest)) => (What::Start, rest),
-            _ => return Err("bench takes one of idle, publish, start".into()),
+            _ => return Err("bench takes one of idle, publish, registry, start".into()),
         };
         let mut options = Self { what, devices: None, seconds: None, rounds: None, pin: false };
         let mut rest = rest.iter();
@@ -49,7 +52,7 @@ impl Options {
                     options.pin = true;
                     continue;
                 }
-                ("--devices", What::Idle | What::Publish) => &mut options.devices,
+                ("--devices", What::Idle | What::Publish | What::Registry) => &mut options.devices,
                 ("--seconds", What::Publish) => &mut options.seconds,
                 ("--rounds", _) => &mut options.rounds,
                 (other, _) => return Err(format!("bench {what:?} takes no `{other}`")),
@@ -71,6 +74,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let outcome = match options.what {
         What::Idle => idle::run(&bench, options),
         What::Publish => publish::run(&bench, options),
+        What::Registry => registry::run(&bench, options),
         What::Start => start::run(&bench, options),
     };
     // A folder of a failed run is left to be looked at.

@@ -34,9 +34,9 @@ cargo xtask COMMAND
     --short       5 rounds
     The last line is `acked=N lost=N dup=N`; fails on a loss.
 
-  bench idle|publish|start       measures release binaries, peers beside them (docs/measurements.md)
-    --devices N   idle (15000), publish (1000)
-    --rounds N    idle: bursts (5); publish, start: turns of each server (3, 10)
+  bench idle|publish|registry|start  measures release binaries (docs/measurements.md)
+    --devices N   idle (15000), publish (1000), registry (100000)
+    --rounds N    idle: bursts (5); publish, registry, start: turns of each server (3, 5, 10)
     --seconds S   publish: of each turn (10)
     --pin         idle, publish: the server on processor 0, the client on processor 1
 

@@ -23,16 +23,17 @@ pub async fn keep_trimmed(shutdown: Shutdown) {
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        let Some(slack) = slack() else { return };
+        // Out of descriptors there is nothing to read; at the next look there may be.
+        let Some(slack) = slack() else { continue };
         floor = floor.min(slack);
         if slack <= floor.saturating_add(WORTHWHILE) {
             continue;
         }
         // What is left after a trim (code, stacks, caches) cannot be had: it is the new floor.
-        match tokio::task::spawn_blocking(heap::trim).await {
-            Ok(()) => floor = self::slack().unwrap_or(slack),
-            Err(_) => return,
+        if tokio::task::spawn_blocking(heap::trim).await.is_err() {
+            return;
         }
+        floor = self::slack().unwrap_or(slack);
         tracing::debug!(before = slack, after = floor, "heap trimmed");
     }
 }

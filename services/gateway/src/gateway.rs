@@ -14,6 +14,7 @@ use dunlin_storage::presence::{Claim, Epoch};
 use dunlin_storage::{EventLog, Presence};
 use tokio::runtime::Handle;
 
+use crate::reports::Reports;
 use crate::session::{Claimant, DeviceSession};
 use crate::table::{Address, Table};
 
@@ -29,6 +30,8 @@ pub struct Gateway {
     pub presence: Arc<dyn Presence>,
     pub events: Arc<dyn EventLog>,
     pub table: Table,
+    /// What the registry is still to be told of connections.
+    pub reports: Reports,
     pub runtime: Handle,
     /// Of connections, over all workers.
     pub serials: AtomicU32,

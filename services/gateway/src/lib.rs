@@ -4,10 +4,13 @@
 mod gateway;
 mod https;
 mod link;
+mod lobby;
 mod mqtt;
+mod reports;
 mod server;
 mod session;
 mod table;
+mod threads;
 pub mod tls;
 mod worker;
 
@@ -25,6 +28,12 @@ use tokio::runtime::Handle;
 use gateway::Gateway;
 pub use tls::{CertificateError, TlsFiles};
 
+/// What reads bytes of strangers, for `fuzz/`.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::mqtt::{bag, frame, topic, username};
+}
+
 /// The heads and their limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -39,12 +48,21 @@ pub struct Config {
     pub workers: usize,
     /// Devices that may be connecting at once; the next are told to come back (CONNACK 3).
     pub max_connecting: usize,
+    /// Connections each head keeps that have not finished TLS or not said who they are, and HTTPS
+    /// connections without a request: when one more comes, the oldest is closed. 0: an eighth of
+    /// the process' descriptor limit, 2,048 at most.
+    pub max_unfinished: usize,
+    /// HTTPS connections at most; 0: a quarter of what the descriptor limit allows.
+    pub max_https: usize,
     /// Seconds a TLS handshake may take.
     pub tls_handshake_seconds: u64,
     /// Seconds from the end of the handshake in which a CONNECT must have arrived.
     pub mqtt_connect_seconds: u64,
-    /// Seconds in which the head of an HTTP request must have arrived.
+    /// Seconds in which the head of an HTTP request must have arrived, from the end of the last one.
     pub http_head_seconds: u64,
+    /// Seconds in which the body of an HTTP request must have arrived, and a client must have taken
+    /// what it is sent.
+    pub http_body_seconds: u64,
 }
 
 impl Default for Config {
@@ -55,9 +73,12 @@ impl Default for Config {
             https_port: 443,
             workers: 0,
             max_connecting: 10_000,
+            max_unfinished: 0,
+            max_https: 0,
             tls_handshake_seconds: 10,
             mqtt_connect_seconds: 60,
             http_head_seconds: 30,
+            http_body_seconds: 60,
         }
     }
 }
@@ -68,6 +89,7 @@ struct Timeouts {
     tls_handshake: Duration,
     mqtt_connect: Duration,
     http_head: Duration,
+    http_body: Duration,
 }
 
 /// What a gateway is built from.
@@ -115,6 +137,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         presence,
         events,
         table: table::Table::default(),
+        reports: reports::Reports::default(),
         runtime: Handle::current(),
         serials: AtomicU32::new(0),
         opening: AtomicUsize::new(0),
@@ -122,12 +145,20 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
     });
     let routes = link::routes(gateway.clone());
     let health = Health::new(Role::Gateway.name());
+    let told = gateway.clone();
     let server = server::Server::new(config, listeners, gateway, tls, health.clone())?;
     let component = Component {
         role: Role::Gateway,
         routes,
         health,
-        run: Box::new(|shutdown| Box::pin(server.run(shutdown))),
+        run: Box::new(|shutdown| {
+            Box::pin(async move {
+                let reporter = reports::Reporter::start(told);
+                let ended = server.run(shutdown).await;
+                reporter.finish().await;
+                ended
+            })
+        }),
     };
     Ok((component, addresses))
 }

@@ -1,27 +1,30 @@
-//! The ntex server: listeners, connection threads, and their end.
+//! Listeners, and the way of a connection from accept to its thread.
+//!
+//! The accept loop is ours: ntex-server's sleeps 25 ms before its first and 100 ms behind its last
+//! connection, which is most of a hub's start, and has no say in who is let in.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_runtime::component::RunError;
 use dunlin_runtime::{Health, Shutdown};
-use ntex::io::Io;
-use ntex::service::fn_factory;
-use ntex::{SharedCfg, fn_service};
-use rustls::ServerConfig;
-use tokio::sync::{oneshot, watch};
+use futures_util::future::{join_all, select_all};
+use tokio::task::JoinSet;
 
 use crate::gateway::Gateway;
+use crate::lobby::{self, Limits};
+use crate::threads::{Head, Shared, Thread};
 use crate::tls::{ALPN_HTTP, TlsServer};
-use crate::worker::{Queue, Worker};
-use crate::{Addresses, BuildError, Config, Timeouts, https, mqtt};
+use crate::{Addresses, BuildError, Config, Timeouts};
 
 /// Connections that may wait to be accepted: what a reconnect storm needs.
 const BACKLOG: i32 = 4096;
 /// How long a shutdown waits for messages in flight.
 const DRAIN_WAIT: Duration = Duration::from_secs(5);
+/// How long accepting pauses when the process or the machine is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bound sockets, not yet accepting.
 pub struct Listeners {
@@ -47,22 +50,17 @@ impl Listeners {
 }
 
 fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, BuildError> {
-    ntex::server::create_tcp_listener(address, BACKLOG).map_err(|source| BuildError::Bind {
-        what,
-        address,
-        source,
-    })
+    ntex::server::create_tcp_listener(address, BACKLOG)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .map_err(|source| BuildError::Bind { what, address, source })
 }
 
 /// A gateway's server, ready to run.
 pub struct Server {
     listeners: Listeners,
     workers: usize,
-    timeouts: Timeouts,
-    gateway: Arc<Gateway>,
+    shared: Shared,
     tls: TlsServer,
-    mqtt_tls: Arc<ServerConfig>,
-    https_tls: Arc<ServerConfig>,
     health: Health,
 }
 
@@ -75,130 +73,81 @@ impl Server {
         health: Health,
     ) -> Result<Self, BuildError> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Self {
-            listeners,
-            workers: if config.workers == 0 { cores() } else { config.workers },
+        let workers = if config.workers == 0 { cores() } else { config.workers };
+        let descriptors = lobby::raise_descriptor_limit();
+        let shared = Shared {
+            gateway,
+            limits: Limits::new(config.max_unfinished, config.max_https, workers, descriptors),
             timeouts: Timeouts {
                 tls_handshake: Duration::from_secs(config.tls_handshake_seconds),
                 mqtt_connect: Duration::from_secs(config.mqtt_connect_seconds),
                 http_head: Duration::from_secs(config.http_head_seconds),
+                http_body: Duration::from_secs(config.http_body_seconds),
             },
-            gateway,
             mqtt_tls: tls.config(&[])?,
             https_tls: tls.config(&[ALPN_HTTP])?,
-            tls,
-            health,
-        })
+        };
+        Ok(Self { listeners, workers, shared, tls, health })
     }
 
     /// Serves until shutdown; then accepts no more, lets messages in flight be acknowledged, and
-    /// closes every connection.
+    /// closes every connection. Fails if a thread dies.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
-        let queues = Arc::new(Mutex::new(Vec::new()));
-        let health = self.health.clone();
-        let certificates = tokio::spawn(self.tls.watch(shutdown.clone()));
-        let (all_ready, mut is_ready) = watch::channel(false);
-        let (stop, is_stopped) = oneshot::channel();
-        let (ended, has_ended) = oneshot::channel();
-        let front = Front {
-            listeners: self.listeners,
-            workers: self.workers,
-            timeouts: self.timeouts,
-            gateway: self.gateway,
-            mqtt_tls: self.mqtt_tls,
-            https_tls: self.https_tls,
-            queues: queues.clone(),
-            all_ready,
-        };
-        // ntex owns the thread it runs on.
-        std::thread::Builder::new().name("gateway".into()).spawn(move || {
-            let system = ntex::rt::System::build()
-                .name("gateway")
-                .disable_signals()
-                .build(ntex::rt::DefaultRuntime);
-            let result = system.block_on(front.run(is_stopped));
-            // The receiver is gone only if the process is ending anyway.
-            let _ = ended.send(result);
-        })?;
-        // No sign at all: the thread has died.
-        if is_ready.wait_for(|ready| *ready).await.is_ok() {
-            health.set_ready(true);
-            shutdown.cancelled().await;
-            health.set_ready(false);
-            let queues = queues.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            drop(stop.send(queues));
+        let starting = (0..self.workers).map(|number| Thread::start(number, self.shared.clone()));
+        let threads = join_all(starting).await.into_iter().collect::<io::Result<Vec<_>>>()?;
+        let threads = Arc::new(threads);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.tls.watch(shutdown.clone()));
+        for (listener, head) in
+            [(self.listeners.mqtt, Head::Mqtt), (self.listeners.https, Head::Https)]
+        {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tasks.spawn(accept(listener, head, threads.clone()));
         }
-        let result = has_ended.await.map_err(|_| "the gateway's thread died")?;
-        certificates.abort();
-        Ok(result?)
-    }
-}
-
-/// What moves to the server's own thread.
-struct Front {
-    listeners: Listeners,
-    workers: usize,
-    timeouts: Timeouts,
-    gateway: Arc<Gateway>,
-    mqtt_tls: Arc<ServerConfig>,
-    https_tls: Arc<ServerConfig>,
-    /// One per worker, as they start.
-    queues: Arc<Mutex<Vec<Arc<Queue>>>>,
-    all_ready: watch::Sender<bool>,
-}
-
-impl Front {
-    async fn run(self, stop: oneshot::Receiver<Vec<Arc<Queue>>>) -> std::io::Result<()> {
-        let Self { listeners, workers, timeouts, gateway, mqtt_tls, https_tls, .. } = self;
-        // Descriptors are the limit, not this count.
-        let builder =
-            ntex::server::build().disable_signals().workers(workers).maxconn(usize::MAX / 2);
-
-        let ready = Arc::new(AtomicUsize::new(0));
-        let (for_mqtt, worker_queues, all_ready) = (gateway.clone(), self.queues, self.all_ready);
-        let builder = builder.listen("mqtt", listeners.mqtt, async move |_| {
-            let (gateway, tls, queues) =
-                (for_mqtt.clone(), mqtt_tls.clone(), worker_queues.clone());
-            let (ready, all_ready) = (ready.clone(), all_ready.clone());
-            fn_factory(async move || {
-                let queue = Arc::new(Queue::default());
-                queues.lock().unwrap_or_else(PoisonError::into_inner).push(queue.clone());
-                let worker = Worker::start(gateway.clone(), queue);
-                if ready.fetch_add(1, Ordering::AcqRel) + 1 == workers {
-                    all_ready.send_replace(true);
-                }
-                let tls = tls.clone();
-                Ok::<_, ()>(fn_service(move |io: Io| {
-                    // A task of its own, so that ntex' call future ends at once.
-                    ntex::rt::spawn(mqtt::serve(io, worker.clone(), tls.clone(), timeouts));
-                    std::future::ready(Ok::<_, ()>(()))
-                }))
-            })
-        })?;
-        let builder = builder.listen("https", listeners.https, async move |_| {
-            let (gateway, tls) = (gateway.clone(), https_tls.clone());
-            fn_service(move |io: Io| {
-                ntex::rt::spawn(https::serve(io, gateway.clone(), tls.clone(), timeouts));
-                std::future::ready(Ok::<_, ()>(()))
-            })
-        })?;
-        let server = builder.config("mqtt", SharedCfg::new("mqtt")).run();
-
-        let queues = stop.await.unwrap_or_default();
-        server.pause().await;
+        self.health.set_ready(true);
+        let died = tokio::select! {
+            () = shutdown.cancelled() => false,
+            () = any_gone(&threads) => true,
+        };
+        self.health.set_ready(false);
+        // With the tasks go the listeners: who comes now is refused by the kernel.
+        tasks.shutdown().await;
         // All are told at once: one that waits for its messages must not hold up the others.
-        let drains: Vec<_> = queues.iter().map(|queue| queue.drain()).collect();
-        let drained = async {
-            for drain in drains {
-                let _ = drain.await;
-            }
-        };
-        if tokio::time::timeout(DRAIN_WAIT, drained).await.is_err() {
-            tracing::warn!(
-                "some devices were still connected {DRAIN_WAIT:?} after the shutdown began"
-            );
+        let drains = join_all(threads.iter().map(|thread| thread.queue.drain()));
+        if tokio::time::timeout(DRAIN_WAIT, drains).await.is_err() {
+            tracing::warn!("some devices are still connected {DRAIN_WAIT:?} after the shutdown");
         }
-        server.stop(false).await;
-        Ok(())
+        if let Some(threads) = Arc::into_inner(threads) {
+            join_all(threads.into_iter().map(Thread::stop)).await;
+        }
+        if died { Err("a connection thread died".into()) } else { Ok(()) }
     }
+}
+
+async fn any_gone(threads: &[Thread]) {
+    select_all(threads.iter().map(|thread| Box::pin(thread.gone()))).await;
+}
+
+/// Accepts, and hands round. Runs until it is dropped.
+async fn accept(listener: tokio::net::TcpListener, head: Head, threads: Arc<Vec<Thread>>) {
+    for thread in threads.iter().cycle() {
+        // Taken off this runtime again: the connection lives on its thread's.
+        match listener.accept().await.and_then(|(socket, _)| {
+            socket.set_nodelay(true)?;
+            socket.into_std()
+        }) {
+            Ok(socket) => thread.take(head, socket),
+            Err(error) if is_the_peers(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, ?head, "cannot accept, trying again in {ACCEPT_PAUSE:?}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The client went away before it was accepted.
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::ConnectionAborted | Kind::ConnectionReset | Kind::InvalidInput)
 }

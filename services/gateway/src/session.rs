@@ -1,5 +1,6 @@
 //! HOT PATH: a device's session, whatever protocol carries it. Heads translate, nothing more.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use dunlin_model::event::header;
@@ -25,6 +26,9 @@ pub struct DeviceSession {
     /// Unix seconds: when its token has run out, the clock skew allowed for.
     ends: u64,
     scope: AuthScope,
+    /// Unix seconds of the last packet, as far as it was looked at; 0 until it is settled. It fits
+    /// where the compiler would pad.
+    heard: Cell<u32>,
 }
 
 impl DeviceSession {
@@ -45,6 +49,7 @@ impl DeviceSession {
             model_id: None,
             ends: granted.expires.saturating_add(dunlin_model::limits::SAS_SKEW_SECONDS),
             scope,
+            heard: Cell::new(0),
         }
     }
 
@@ -52,6 +57,9 @@ impl DeviceSession {
     pub(crate) fn settle(&mut self, epoch: Epoch) -> Result<(), HubError> {
         self.epoch = epoch;
         if self.gateway.table.settle(&self.identity, self.key, epoch) {
+            let now = clock::unix_millis();
+            self.heard.set(seconds(now));
+            self.gateway.reports.connected(&self.identity, &self.generation_id, epoch, now);
             Ok(())
         } else {
             Err(HubError::new(
@@ -59,6 +67,18 @@ impl DeviceSession {
                 "the identity was claimed or revoked by someone else while it connected",
             ))
         }
+    }
+
+    /// Notes when the device was last heard of (Unix seconds), for when it has gone.
+    pub fn heard(&self, at: u64) {
+        self.heard.set(u32::try_from(at).unwrap_or(u32::MAX));
+    }
+
+    /// Has the registry told that the device was heard of then (Unix seconds).
+    pub fn report_activity(&self, at: u64) {
+        self.heard(at);
+        let at = i64::try_from(at).unwrap_or(i64::MAX).saturating_mul(1_000);
+        self.gateway.reports.active(&self.identity, &self.generation_id, self.epoch, at);
     }
 
     pub fn set_model_id(&mut self, model_id: Option<String>) {
@@ -111,7 +131,16 @@ impl Drop for DeviceSession {
         if self.epoch != 0 {
             self.gateway.release(self.identity.clone(), self.epoch);
         }
+        if self.heard.get() != 0 {
+            let generation_id = std::mem::take(&mut self.generation_id);
+            let heard = i64::from(self.heard.get()) * 1_000;
+            self.gateway.reports.ended(self.identity.clone(), generation_id, self.epoch, heard);
+        }
     }
+}
+
+fn seconds(unix_millis: i64) -> u32 {
+    u32::try_from(unix_millis / 1_000).unwrap_or(u32::MAX)
 }
 
 /// `iothub-connection-auth-method`.

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::gateway::Gateway;
 use crate::mqtt::Connection;
 use crate::mqtt::bag::Bag;
+use crate::reports::ACTIVITY_SECONDS;
 
 /// How often connections are looked over for silence and expired tokens.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -88,8 +89,11 @@ pub struct Worker {
     slots: RefCell<Slab<Slot>>,
     started: Instant,
     now: Cell<u32>,
+    /// When the registry was last told who was heard of.
+    reported: Cell<u32>,
     /// Connections whose last message the event log had no room for.
     stalled: RefCell<Vec<u64>>,
+    draining: Cell<bool>,
     drained: RefCell<Option<oneshot::Sender<()>>>,
 }
 
@@ -104,7 +108,9 @@ impl Worker {
             slots: RefCell::default(),
             started: Instant::now(),
             now: Cell::new(0),
+            reported: Cell::new(0),
             stalled: RefCell::default(),
+            draining: Cell::new(false),
             drained: RefCell::default(),
         });
         ntex::rt::spawn(worker.clone().run());
@@ -140,8 +146,13 @@ impl Worker {
                 }
                 Command::Drain { done } => {
                     self.drained.replace(Some(done));
-                    for connection in self.connections() {
-                        connection.drain();
+                    self.draining.set(true);
+                    for (_, slot) in self.slots.borrow_mut().iter_mut() {
+                        match slot {
+                            Slot::Open(connection) => connection.drain(),
+                            // Who is just coming in is told to come back (CONNACK 3).
+                            Slot::Opening { doomed, .. } => *doomed = true,
+                        }
                     }
                     self.report_if_drained();
                 }
@@ -169,6 +180,27 @@ impl Worker {
                 connection.check(now, wall);
             }
         }
+        if now - self.reported.get() >= ACTIVITY_SECONDS {
+            self.report_activity(wall);
+        }
+    }
+
+    /// Has the registry told of everybody who was heard of since the last time.
+    fn report_activity(&self, wall: u64) {
+        let since = self.reported.replace(self.now());
+        for (_, slot) in &*self.slots.borrow() {
+            if let Slot::Open(connection) = slot
+                && connection.heard() >= since
+            {
+                connection.session().report_activity(self.unix(connection.heard(), wall));
+            }
+        }
+        self.gateway.reports.flush();
+    }
+
+    /// A time of this worker as Unix seconds, `wall` being now.
+    fn unix(&self, at: u32, wall: u64) -> u64 {
+        wall.saturating_sub(u64::from(self.now().saturating_sub(at)))
     }
 
     /// Seconds since the worker started, at most a second old.
@@ -180,7 +212,8 @@ impl Worker {
     /// connections of one identity on two of them are told apart by it.
     pub fn reserve(self: &Rc<Self>) -> Reservation {
         let serial = self.gateway.serials.fetch_add(1, Ordering::Relaxed);
-        let at = self.slots.borrow_mut().insert(Slot::Opening { serial, doomed: false });
+        let at =
+            self.slots.borrow_mut().insert(Slot::Opening { serial, doomed: self.draining.get() });
         Reservation { worker: self.clone(), key: u64::from(serial) << 32 | at as u64 }
     }
 
@@ -189,17 +222,6 @@ impl Worker {
             Some(Slot::Open(connection)) if connection.key() == key => Some(connection.clone()),
             _ => None,
         }
-    }
-
-    fn connections(&self) -> Vec<Rc<Connection>> {
-        let slots = self.slots.borrow();
-        slots
-            .iter()
-            .filter_map(|(_, slot)| match slot {
-                Slot::Open(connection) => Some(connection.clone()),
-                Slot::Opening { .. } => None,
-            })
-            .collect()
     }
 
     /// Has a connection try its last message again when the event log has room.
@@ -223,7 +245,10 @@ impl Worker {
     }
 
     fn remove(&self, key: u64) {
-        self.slots.borrow_mut().remove(index(key));
+        let slot = self.slots.borrow_mut().remove(index(key));
+        if let Slot::Open(connection) = &slot {
+            connection.session().heard(self.unix(connection.heard(), clock::unix_seconds()));
+        }
         self.report_if_drained();
     }
 

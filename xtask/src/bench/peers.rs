@@ -56,7 +56,7 @@ impl Server {
 
     /// Asks it to end and waits for that.
     pub fn stop(mut self) -> Result<()> {
-        succeeds(Command::new("kill").arg(self.pid().to_string()));
+        succeeds(Command::new("sh").args(["-c", "kill $0", &self.pid().to_string()]));
         let asked = Instant::now();
         while asked.elapsed() < PATIENCE {
             match self.child.try_wait() {

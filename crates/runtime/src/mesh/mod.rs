@@ -24,7 +24,8 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Address this process serves its roles on, for others: `host:port`. Empty: for nobody.
+    /// Address this process serves its roles on, for others: `host:port`. Empty: for nobody. Whoever
+    /// reaches it may do everything and read every key: keep it on a network of the hub's own.
     pub listen: String,
     /// How other processes reach this one: `http://host:port`. Empty: made from `listen`.
     pub advertise: String,

@@ -9,7 +9,7 @@ use dunlin_auth::ConnectionString;
 use serde_json::Value;
 use tempfile::TempDir;
 
-fn dunlin(arguments: &[&str]) -> Command {
+pub fn dunlin(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
     command.args(arguments);
     for variable in ["DUNLIN_LOGIN", "DUNLIN_CA", "DUNLIN_MASTER_KEY", "DUNLIN_LOG"] {
@@ -19,32 +19,32 @@ fn dunlin(arguments: &[&str]) -> Command {
 }
 
 /// Runs a command to its end on the hub of that folder.
-fn ask(data: &Path, arguments: &[&str]) -> Output {
+pub fn ask(data: &Path, arguments: &[&str]) -> Output {
     dunlin(arguments).arg("--data").arg(data).output().expect("it runs")
 }
 
 #[track_caller]
-fn good(output: &Output) -> String {
+pub fn good(output: &Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
 #[track_caller]
-fn bad(output: &Output, code: i32, says: &str) {
+pub fn bad(output: &Output, code: i32, says: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
     assert!(stderr.contains(says), "{says:?} is not in {stderr}");
 }
 
 /// A running `dunlin up`, killed when dropped.
-struct Up {
+pub struct Up {
     child: Child,
     banner: String,
 }
 
 impl Up {
-    fn start(data: &Path, more: &[&str]) -> Self {
+    pub fn start(data: &Path, more: &[&str]) -> Self {
         let mut child = up(data, more).spawn().expect("it starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let mut banner = String::new();
@@ -63,9 +63,15 @@ impl Up {
     }
 
     /// Asks it to stop and waits for its exit code.
-    fn stop(mut self) -> Option<i32> {
+    pub fn stop(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        assert!(
+            Command::new("sh")
+                .args(["-c", "kill -TERM $0", &pid])
+                .status()
+                .expect("kill")
+                .success()
+        );
         self.child.wait().expect("it ends").code()
     }
 }
@@ -118,7 +124,7 @@ fn a_hub_and_the_commands_beside_it() {
     let key = shown["authentication"]["symmetricKey"]["primaryKey"].as_str().expect("a key");
     assert_eq!(
         good(&ask(&data, &["device", "connection-string", "-d", "d1"])),
-        format!("HostName={};DeviceId=d1;SharedAccessKey={key}\n", login.host)
+        format!("HostName={};DeviceId=d1;SharedAccessKey={key}\n", login.hostname())
     );
     let token = good(&ask(&data, &["device", "sas-token", "-d", "d1", "--duration", "60"]));
     let token = dunlin_auth::SasToken::parse(token.trim()).expect("a token");
@@ -130,7 +136,7 @@ fn a_hub_and_the_commands_beside_it() {
     bad(&ask(&data, &["device", "update", "-d", "d1"]), 2, "--status");
     let list = good(&ask(&data, &["device", "list"]));
     let words: Vec<_> = list.lines().nth(1).expect("a row").split_whitespace().collect();
-    assert_eq!(words, ["d1", "disabled", "sas", "stolen"]);
+    assert_eq!(words, ["d1", "disabled", "Disconnected", "sas", "stolen"]);
     let list: Value =
         serde_json::from_str(&good(&ask(&data, &["device", "list", "--json", "--top", "5"])))
             .expect("JSON");

@@ -3,16 +3,17 @@
 use dunlin::client::{ClientError, encoded};
 use dunlin::test_hub::TestHub;
 use dunlin_auth::{ConnectionString, Key, connection_string::Signer};
+use dunlin_model::ErrorCode;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 
 const VERSION: &str = "api-version=2021-04-12";
 
-async fn send(hub: &TestHub, request: RequestBuilder) -> Response {
+pub async fn send(hub: &TestHub, request: RequestBuilder) -> Response {
     hub.client().send(request).await.expect("an answer")
 }
 
-fn request(hub: &TestHub, method: Method, path: &str) -> RequestBuilder {
+pub fn request(hub: &TestHub, method: Method, path: &str) -> RequestBuilder {
     let separator = if path.contains('?') { '&' } else { '?' };
     hub.client().request(method, &format!("{path}{separator}{VERSION}"))
 }
@@ -26,16 +27,8 @@ fn check_error(
     body: &[u8],
     code: &str,
 ) {
-    let number: u16 = match code {
-        "InvalidProtocolVersion" | "ArgumentInvalid" | "IotHubFormatError" => 400,
-        "IotHubUnauthorized" | "IotHubUnauthorizedAccess" => 401,
-        "DeviceNotFound" | "ModuleNotFound" | "GenericNotFound" => 404,
-        "GenericMethodNotAllowed" => 405,
-        "DeviceAlreadyExists" | "ModuleAlreadyExistsOnDevice" => 409,
-        "PreconditionFailed" => 412,
-        "MessageTooLarge" => 413,
-        other => panic!("not in the table: {other}"),
-    };
+    let known = ErrorCode::ALL.iter().find(|known| known.name() == code);
+    let number = known.unwrap_or_else(|| panic!("no such code: {code}")).http_status();
     let text = String::from_utf8_lossy(body);
     let header = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     assert_eq!((status, header("iothub-errorcode")), (number, code), "{what}: {text}");
@@ -46,7 +39,7 @@ fn check_error(
     assert!(body["ExceptionMessage"].as_str().expect("a string").starts_with("Tracking ID:"));
 }
 
-async fn refused(hub: &TestHub, what: &str, request: RequestBuilder, code: &str) {
+pub async fn refused(hub: &TestHub, what: &str, request: RequestBuilder, code: &str) {
     let response = send(hub, request).await;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let body = response.bytes().await.expect("a body");
@@ -70,6 +63,8 @@ async fn a_device_is_created_read_listed_replaced_and_deleted(hub: &TestHub) {
     let want = json!({
         "deviceId": "d", "generationId": generation, "etag": etag, "status": "enabled",
         "statusReason": null, "statusUpdatedTime": "0001-01-01T00:00:00Z",
+        "connectionState": "Disconnected", "connectionStateUpdatedTime": "0001-01-01T00:00:00Z",
+        "lastActivityTime": "0001-01-01T00:00:00Z",
         "cloudToDeviceMessageCount": 0,
         "authentication": {
             "symmetricKey": keys,
@@ -212,7 +207,7 @@ async fn only_a_permitted_policy_gets_in(hub: &TestHub) {
 }
 
 /// A request of the hub's own client but for the token.
-fn reqwest_without_token(hub: &TestHub, path: &str) -> RequestBuilder {
+pub fn reqwest_without_token(hub: &TestHub, path: &str) -> RequestBuilder {
     let ca = reqwest::Certificate::from_pem(hub.ca_pem().as_bytes()).expect("a CA");
     let http = dunlin::client::http()
         .tls_certs_only([ca])

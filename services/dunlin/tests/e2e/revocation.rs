@@ -1,6 +1,8 @@
 //! Disabling, deleting or changing the keys of an identity ends its connection, also one that is
 //! just being made.
 
+use std::time::Duration;
+
 use dunlin::test_hub::TestHub;
 use dunlin_auth::Key;
 use serde_json::json;
@@ -83,6 +85,22 @@ async fn a_connect_that_races_with_a_revocation_does_not_survive_it(hub: &TestHu
             assert!(codes.iter().any(|code| answer == code), "{answer:x?}");
         }
         raw.expect_close().await;
+        set_status(hub, "d", "enabled").await;
+    }
+}
+
+scenario!(a_caller_that_goes_away_does_not_stop_a_revocation);
+async fn a_caller_that_goes_away_does_not_stop_a_revocation(hub: &TestHub) {
+    let (door, device) = (Door::of(hub), Device::create(hub, "d").await);
+    for _ in 0..40 {
+        let [mut connected] = enter(&door, [&device]).await;
+        // Dropped at some moment of its way: before, while or after the change is stored.
+        let patience = Duration::from_micros(fastrand::u64(0..8_000));
+        let _ = tokio::time::timeout(patience, set_status(hub, "d", "disabled")).await;
+        // Whoever stored it, somebody must have ended the connection: a second change to the same
+        // status changes nothing.
+        set_status(hub, "d", "disabled").await;
+        connected.expect_close().await;
         set_status(hub, "d", "enabled").await;
     }
 }

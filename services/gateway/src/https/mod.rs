@@ -2,15 +2,18 @@
 
 mod bridge;
 mod status;
+mod watch;
 
 use std::convert::Infallible;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dunlin_model::{ErrorCode, HubError};
 use dunlin_proto::status::from_status;
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,23 +24,43 @@ use tower::ServiceExt;
 
 use crate::Timeouts;
 use crate::gateway::Gateway;
+use crate::lobby::Lobby;
 use crate::tls;
 use bridge::Bridge;
+use watch::{Answer, Spoiled, Timely, Watch};
 
-/// Request line and headers together, in bytes.
-const MAX_HEAD: usize = 64 * 1024;
+/// Request line and headers together, in bytes. As many may be held for each unfinished request.
+const MAX_HEAD: usize = 32 * 1024;
+
+/// How long the API may take over a request once it has its body.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Serves one connection of the front door to its end.
-pub async fn serve(io: Io, gateway: Arc<Gateway>, tls: Arc<ServerConfig>, timeouts: Timeouts) {
+pub async fn serve(
+    io: Io,
+    gateway: Arc<Gateway>,
+    lobby: Rc<Lobby>,
+    tls: Arc<ServerConfig>,
+    timeouts: Timeouts,
+) {
+    let Some((seat, waiting)) = lobby.enter(io.get_ref()) else { return };
     let handshake = tokio::time::timeout(timeouts.tls_handshake, tls::accept(io, tls));
     let Ok(Ok(io)) = handshake.await else { return };
-    let service = service_fn(move |request| forward(request, gateway.clone()));
+    let watch = Watch::new(seat, waiting, io.get_ref());
+    let service = service_fn(move |request| {
+        let (busy, gateway) = (watch.busy(), gateway.clone());
+        async move {
+            let response = forward(request, gateway, timeouts.http_body).await;
+            Ok::<_, Infallible>(response.map(|body| Answer::new(body, busy)))
+        }
+    });
+    // Not `pipeline_flush`: with it hyper closes without sending its last answers where bytes are left
+    // that it has not read.
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(timeouts.http_head)
         .max_buf_size(MAX_HEAD)
-        .pipeline_flush(true)
-        .serve_connection(TokioIo::new(Bridge::new(io)), service)
+        .serve_connection(TokioIo::new(Bridge::new(io, timeouts.http_body)), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "HTTPS connection ended");
@@ -51,10 +74,11 @@ pub async fn serve(io: Io, gateway: Arc<Gateway>, tls: Arc<ServerConfig>, timeou
 async fn forward(
     mut request: Request<Incoming>,
     gateway: Arc<Gateway>,
-) -> Result<Response<Body>, Infallible> {
+    patience: Duration,
+) -> Response<Body> {
     let Some(inside) = below_rest(request.uri()) else {
         let error = HubError::new(ErrorCode::ArgumentInvalid, "the request target is not a path");
-        return Ok(status::response(&error));
+        return status::response(&error);
     };
     *request.uri_mut() = inside;
     // These are for this connection, not for the API's (RFC 9110, 7.6.1).
@@ -62,12 +86,25 @@ async fn forward(
         request.headers_mut().remove(name);
     }
     request.headers_mut().remove("keep-alive");
-    match gateway.api.clone().oneshot(request.map(Body::new)).await {
-        Ok(response) => Ok(response),
+    let api = gateway.api.clone();
+    // A body that is on its way has its own time, or the client's slowness would count as the API's.
+    let api = match request.body().is_end_stream() {
+        true => api,
+        false => api.with_deadline(patience + ANSWER),
+    };
+    let spoiled = Spoiled::default();
+    let request = request.map(|body| Body::new(Timely::new(body, patience, spoiled.clone())));
+    match api.oneshot(request).await {
+        Ok(response) => response,
+        // To a connection between processes that is a failure like any other.
+        Err(_) if spoiled.is_set() => {
+            let message = "the request body was cut off, malformed, or took too long";
+            status::response(&HubError::new(ErrorCode::ArgumentInvalid, message))
+        }
         Err(error) => {
             let error = from_status(&error);
             tracing::warn!(%error, "the REST API did not answer");
-            Ok(status::response(&error))
+            status::response(&error)
         }
     }
 }

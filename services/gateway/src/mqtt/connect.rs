@@ -15,6 +15,7 @@ use ntex_mqtt::v3::codec::{
 use super::connection::Connection;
 use super::frame::Frames;
 use super::{reason, topic, username};
+use crate::lobby::Waiting;
 use crate::session::{Claimant, DeviceSession};
 use crate::table::Address;
 use crate::worker::{Reservation, Worker};
@@ -23,9 +24,12 @@ use crate::worker::{Reservation, Worker};
 pub async fn open<F: Filter>(
     io: &Io<F>,
     worker: &Rc<Worker>,
+    waiting: Waiting,
     wait: Duration,
 ) -> Option<(Rc<Connection>, Reservation)> {
     let first = tokio::time::timeout(wait, io.recv(&Frames { connect_only: true })).await;
+    // Whoever sent a whole packet is no longer in anybody's way: what follows is the hub's to bound.
+    drop(waiting);
     let connect = match first {
         Ok(Ok(Some(Decoded::Packet(Packet::Connect(connect), _)))) => connect,
         Ok(Err(Either::Left(DecodeError::UnsupportedProtocolLevel))) => {
@@ -51,7 +55,9 @@ pub async fn open<F: Filter>(
     let session = match authenticate(&connect, worker, reservation.key()).await {
         Ok(session) => session,
         Err(error) => {
-            tracing::info!(client_id = %connect.client_id, %error, "connection refused");
+            // A stranger's words: they must not pass for lines of the log.
+            let client_id = connect.client_id.escape_debug();
+            tracing::info!(%client_id, %error, "connection refused");
             return refuse(io, reason::connack(&error));
         }
     };

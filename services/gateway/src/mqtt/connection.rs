@@ -109,6 +109,11 @@ impl Connection {
         self.key
     }
 
+    /// The worker's time of the last packet.
+    pub fn heard(&self) -> u32 {
+        self.heard.get()
+    }
+
     pub fn session(&self) -> &DeviceSession {
         &self.session
     }

@@ -10,6 +10,9 @@ use ntex_mqtt::v3::codec::{Codec, Decoded};
 /// A topic is at most 65,535 bytes; its length and the packet id are 4 more.
 const MAX_REMAINING: usize = limits::D2C_MESSAGE_BYTES + 65_535 + 4;
 
+/// A CONNECT is taken from strangers: room for the longest will message, and for all else 16 KB.
+const MAX_CONNECT: usize = 65_535 + 16 * 1_024;
+
 const CONNECT: u8 = 1;
 const PUBLISH: u8 = 3;
 const SUBSCRIBE: u8 = 8;
@@ -34,10 +37,11 @@ impl Decoder for Frames {
             return Err(DecodeError::UnsupportedPacketType);
         }
         let Some((remaining, header)) = remaining_length(&source[1..])? else { return Ok(None) };
-        if remaining > MAX_REMAINING {
+        let most = if self.connect_only { MAX_CONNECT } else { MAX_REMAINING };
+        if remaining > most {
             return Err(DecodeError::MaxSizeExceeded {
                 size: u32::try_from(remaining).unwrap_or(u32::MAX),
-                max_size: u32::try_from(MAX_REMAINING).unwrap_or(u32::MAX),
+                max_size: u32::try_from(most).unwrap_or(u32::MAX),
             });
         }
         let length = 1 + header + remaining;
@@ -214,6 +218,12 @@ mod tests {
     fn nothing_but_connect_is_waited_for_at_first() {
         let mut source = BytesMut::copy_from_slice(b"G");
         assert!(Frames { connect_only: true }.decode(&mut source).is_err());
+        // 81,919 bytes are waited for, one more is not.
+        for (length, waits) in [(b"\x10\xff\xff\x04", true), (b"\x10\x80\x80\x05", false)] {
+            let mut source = BytesMut::copy_from_slice(length);
+            let decoded = Frames { connect_only: true }.decode(&mut source);
+            assert_eq!(matches!(decoded, Ok(None)), waits);
+        }
     }
 
     proptest! {

@@ -10,16 +10,25 @@ use rustls::ServerConfig;
 use super::connect;
 use super::connection::{Connection, End};
 use crate::Timeouts;
+use crate::lobby::{Lobby, Waiting};
 use crate::tls::{self, TlsFilter};
 use crate::worker::{Reservation, Worker};
 
 type TlsIo = Io<Layer<TlsFilter, Base>>;
 
 /// Serves one connection to its end.
-pub async fn serve(io: Io, worker: Rc<Worker>, tls: Arc<ServerConfig>, timeouts: Timeouts) {
+pub async fn serve(
+    io: Io,
+    worker: Rc<Worker>,
+    lobby: Rc<Lobby>,
+    tls: Arc<ServerConfig>,
+    timeouts: Timeouts,
+) {
+    let Some((_seat, waiting)) = lobby.enter(io.get_ref()) else { return };
+    drop(lobby);
     // Boxed and dropped before the connection settles: an idle device keeps only what follows.
-    let Some((io, connection, reservation)) = Box::pin(open(io, &worker, tls, timeouts)).await
-    else {
+    let opened = Box::pin(open(io, &worker, waiting, tls, timeouts)).await;
+    let Some((io, connection, reservation)) = opened else {
         return;
     };
     let end = poll_fn(|cx| connection.poll(&io, &worker, cx)).await;
@@ -33,12 +42,13 @@ pub async fn serve(io: Io, worker: Rc<Worker>, tls: Arc<ServerConfig>, timeouts:
 async fn open(
     io: Io,
     worker: &Rc<Worker>,
+    waiting: Waiting,
     tls: Arc<ServerConfig>,
     timeouts: Timeouts,
 ) -> Option<(TlsIo, Rc<Connection>, Reservation)> {
     let handshake = tokio::time::timeout(timeouts.tls_handshake, tls::accept(io, tls));
     let io = handshake.await.ok()?.ok()?;
-    match connect::open(&io, worker, timeouts.mqtt_connect).await {
+    match connect::open(&io, worker, waiting, timeouts.mqtt_connect).await {
         Some((connection, reservation)) => Some((io, connection, reservation)),
         None => {
             // Lets the CONNACK out before the socket closes.

@@ -3,7 +3,7 @@
 //! Nothing is kept while a connection is idle but rustls' own state: records are read in ntex' read
 //! buffer, which goes back to its pool when empty, and written through one scratch per thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -22,6 +22,10 @@ thread_local! {
 /// A connection's TLS state.
 pub struct TlsFilter {
     engine: RefCell<Engine>,
+    /// Bytes of the read buffer that rustls has looked at and left there: part of a record, or
+    /// records with part of a handshake message. It must be shown them again in every call: it
+    /// holds positions in them, and panics where they are not.
+    left: Cell<u32>,
 }
 
 enum Engine {
@@ -37,7 +41,7 @@ pub async fn accept<F: Filter>(
 ) -> io::Result<Io<Layer<TlsFilter, F>>> {
     let connection = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
     let engine = RefCell::new(Engine::Live(Box::new(connection)));
-    let io = io.add_filter(TlsFilter { engine });
+    let io = io.add_filter(TlsFilter { engine, left: Cell::new(0) });
     // A ClientHello that was there before the filter has been processed, but ntex does not write
     // what came of it.
     io.flush(false).await?;
@@ -76,6 +80,24 @@ impl TlsFilter {
     }
 }
 
+impl TlsFilter {
+    /// Runs `write` on what rustls has left in the read buffer. `false` if that is gone.
+    fn with_left(&self, buf: &FilterBuf<'_>, write: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        let left = self.left.get() as usize;
+        buf.with_read_src(|source| match source {
+            Some(source) => source.get_mut(..left).is_some_and(write),
+            None => left == 0 && write(&mut []),
+        })
+    }
+
+    /// Says that TLS ends, if it can be said.
+    fn say_end(&self, connection: &mut UnbufferedServerConnection, buf: &FilterBuf<'_>) {
+        buf.with_write_buffers(|_, out| {
+            self.with_left(buf, |left| encrypt(connection, left, None, out))
+        });
+    }
+}
+
 /// What came of feeding records to rustls.
 struct Progress {
     consumed: usize,
@@ -92,9 +114,10 @@ fn process(
 ) -> Progress {
     let mut progress = Progress { consumed: 0, peer_closed: false, failed: None };
     loop {
-        // After a failure the rest of the input means nothing: only the alert is collected.
-        let rest =
-            if progress.failed.is_some() { &mut [] } else { &mut records[progress.consumed..] };
+        // After a failure only the alert is collected, by one more call with the same bytes: with
+        // others rustls panics, and so it does if it has to refuse them twice.
+        let collecting = progress.failed.is_some();
+        let rest = &mut records[progress.consumed..];
         let UnbufferedStatus { mut discard, state, .. } = connection.process_tls_records(rest);
         let mut more = true;
         match state {
@@ -127,7 +150,7 @@ fn process(
             Err(error) => progress.failed = Some(error),
         }
         progress.consumed += discard;
-        if !more {
+        if !more || collecting {
             progress.consumed = progress.consumed.min(records.len());
             return progress;
         }
@@ -165,11 +188,12 @@ fn needed(error: EncryptError) -> Option<usize> {
 /// it cannot be done, now (handshaking) or ever.
 fn encrypt(
     connection: &mut UnbufferedServerConnection,
+    left: &mut [u8],
     plain: Option<&[u8]>,
     out: &mut BytePages,
 ) -> bool {
     loop {
-        match connection.process_tls_records(&mut []).state {
+        match connection.process_tls_records(left).state {
             Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                 return with_scratch(out, |scratch| {
                     match plain {
@@ -211,12 +235,14 @@ impl FilterLayer for TlsFilter {
                 progress
             })
         });
+        let left = buf.with_read_src(|source| source.as_ref().map_or(0, |source| source.len()));
+        self.left.set(u32::try_from(left).unwrap_or(u32::MAX));
         if let Some(error) = progress.failed {
             tracing::debug!(%error, "TLS failed");
             *engine = Engine::Dead;
             buf.io().close();
         } else if progress.peer_closed {
-            buf.with_write_buffers(|_, out| encrypt(connection, None, out));
+            self.say_end(connection, buf);
             *engine = Engine::Dead;
             buf.io().close();
         }
@@ -231,7 +257,8 @@ impl FilterLayer for TlsFilter {
                 return Ok(());
             };
             while let Some(page) = plain.take() {
-                if !encrypt(connection, Some(page.as_ref()), out) {
+                let page = page.as_ref();
+                if !self.with_left(buf, |left| encrypt(connection, left, Some(page), out)) {
                     return Err(io::Error::other("TLS cannot encrypt: before or after its time"));
                 }
             }
@@ -242,7 +269,7 @@ impl FilterLayer for TlsFilter {
     fn shutdown(&self, buf: &FilterBuf<'_>) -> io::Result<Poll<()>> {
         let mut engine = self.engine.borrow_mut();
         if let Engine::Live(connection) = &mut *engine {
-            buf.with_write_buffers(|_, out| encrypt(connection, None, out));
+            self.say_end(connection, buf);
             *engine = Engine::Dead;
         }
         Ok(Poll::Ready(()))

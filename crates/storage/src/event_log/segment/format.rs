@@ -1,4 +1,4 @@
-//! What the bytes of a segment file mean. All numbers are little-endian.
+//! HOT PATH: what the bytes of a segment file mean. All numbers are little-endian.
 //!
 //! A file is a segment header and blocks; a block is a header and the records that one batch
 //! brought one partition. Each part has a checksum of its own.

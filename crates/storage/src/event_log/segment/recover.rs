@@ -137,7 +137,11 @@ fn open(path: &Path, partitions: u32, is_last: bool) -> io::Result<Opened> {
                 file.sync_all()?;
             }
             // From here on it is a sealed one: what comes goes into a new file.
-            index.save(&index_path(path), header.salt, end)?;
+            if let Err(error) = index.save(&index_path(path), header.salt, end) {
+                // The next start scans it again: a full disk must not keep the hub from starting.
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(file = %path.display(), error, "cannot keep a segment's index");
+            }
             (index, end)
         }
     };

@@ -1,4 +1,4 @@
-//! A topic's writer thread: one write and one sync for everything that waits, then the answers.
+//! HOT PATH: a topic's writer thread: one write and one sync for everything that waits, then the answers.
 
 use std::fs;
 use std::io;
@@ -35,6 +35,8 @@ pub(super) struct Writer {
     /// By partition: above every offset that was ever taken, failed ones too.
     next: Vec<u64>,
     failing: bool,
+    /// No new segment could be started at the last try.
+    growing_on: bool,
     answers: Vec<Answer>,
     /// The answer of each sink of the batch at hand.
     places: Vec<usize>,
@@ -59,6 +61,7 @@ impl Writer {
             batches,
             next,
             failing: false,
+            growing_on: false,
             answers: Vec::new(),
             places: Vec::new(),
             upkeep_due: 0,
@@ -228,24 +231,40 @@ impl Writer {
         self.seal();
     }
 
+    /// Goes on in a new segment; if none can be created (no space, no descriptors) in the old one,
+    /// which is nothing worse than long.
     pub(super) fn roll(&mut self) {
-        self.seal();
-        if let Err(error) = self.start_segment() {
-            self.give_up_segment(&error);
+        let full = self.active.take();
+        match self.start_segment() {
+            Ok(_) => {
+                full.iter().for_each(|full| self.cut_and_index(full));
+                self.growing_on = false;
+            }
+            Err(error) => {
+                self.active = full;
+                if !std::mem::replace(&mut self.growing_on, true) {
+                    let (topic, error) = (&self.topic.name, &error as &dyn std::error::Error);
+                    tracing::warn!(topic, error, "cannot start a new segment, the old one grows on");
+                }
+            }
         }
     }
 
-    /// Ends the active segment where it is durable.
     fn seal(&mut self) {
-        let Some(active) = self.active.take() else { return };
-        // Readers go by the durable end in any case, and so does the next start by the index.
-        if let Err(error) = self.topic.shared.disk.truncate(&active.file, active.durable()) {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(file = %active.path.display(), error, "cannot cut a segment to its end");
+        if let Some(active) = self.active.take() {
+            self.cut_and_index(&active);
         }
-        let index = lock(&active.index);
-        let path = index_path(&active.path);
-        if let Err(error) = index.save(&path, active.header.salt, active.durable()) {
+    }
+
+    fn cut_and_index(&self, segment: &Segment) {
+        // Readers go by the durable end in any case, and so does the next start by the index.
+        if let Err(error) = self.topic.shared.disk.truncate(&segment.file, segment.durable()) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(file = %segment.path.display(), error, "cannot cut a segment to its end");
+        }
+        let index = lock(&segment.index);
+        let path = index_path(&segment.path);
+        if let Err(error) = index.save(&path, segment.header.salt, segment.durable()) {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(file = %path.display(), error, "cannot keep a segment's index");
         }

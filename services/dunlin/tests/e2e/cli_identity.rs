@@ -1,0 +1,164 @@
+//! `dunlin device renew-key`, `dunlin module …` and `dunlin policy …`.
+
+use std::path::Path;
+
+use dunlin_auth::{ConnectionString, SasToken};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cli::{Up, ask, bad, dunlin, good};
+
+/// What a command prints as JSON.
+#[track_caller]
+fn told(data: &Path, arguments: &[&str]) -> Value {
+    serde_json::from_str(&good(&ask(data, arguments))).expect("JSON")
+}
+
+/// Primary and secondary key of an identity or a policy.
+fn keys(shown: &Value) -> [String; 2] {
+    let keys = shown.pointer("/authentication/symmetricKey").unwrap_or(shown);
+    ["primaryKey", "secondaryKey"].map(|name| keys[name].as_str().expect("a key").to_owned())
+}
+
+#[test]
+fn keys_are_renewed_and_change_places() {
+    let folder = TempDir::new().expect("a folder");
+    let data = folder.path();
+    let _hub = Up::start(data, &[]);
+    good(&ask(data, &["device", "create", "-d", "d"]));
+    good(&ask(data, &["module", "create", "-d", "d", "-m", "m"]));
+    for module in [&[][..], &["-m", "m"][..]] {
+        let renew = |key: &str| {
+            let arguments = ["device", "renew-key", "-d", "d", "--key", key, "--json"];
+            keys(&told(data, &[&arguments, module].concat()))
+        };
+        let kind = if module.is_empty() { "device" } else { "module" };
+        let show = || keys(&told(data, &[&[kind, "show", "-d", "d"], module].concat()));
+        let [primary, secondary] = show();
+        let swapped = renew("swap");
+        assert_eq!(swapped, [secondary.clone(), primary.clone()]);
+        let renewed = renew("primary");
+        assert!(renewed[0] != secondary && renewed[1] == primary);
+        let again = renew("secondary");
+        assert!(again[0] == renewed[0] && again[1] != primary);
+        let both = renew("both");
+        assert!(both[0] != again[0] && both[1] != again[1] && both[0] != both[1]);
+        assert_eq!(show(), both);
+    }
+    let said = good(&ask(data, &["device", "renew-key", "-d", "d", "--key", "both"]));
+    assert!(said.contains("dunlin device connection-string -d d"), "{said}");
+    bad(&ask(data, &["device", "renew-key", "-d", "d"]), 2, "--key");
+    bad(&ask(data, &["device", "renew-key", "-d", "d", "--key", "third"]), 2, "swap");
+    bad(&ask(data, &["device", "renew-key", "-d", "x", "--key", "swap"]), 1, "DeviceNotFound");
+
+    let thumbprint = "a1".repeat(20);
+    let arguments = ["device", "create", "-d", "c", "--auth-method", "x509_thumbprint"];
+    bad(&ask(data, &arguments), 2, "--primary-thumbprint");
+    good(&ask(data, &[&arguments[..], &["--primary-thumbprint", &thumbprint]].concat()));
+    let shown = told(data, &["device", "show", "-d", "c"]);
+    assert_eq!(shown["authentication"]["type"], "selfSigned");
+    bad(&ask(data, &["device", "renew-key", "-d", "c", "--key", "swap"]), 2, "selfSigned");
+    let edge = told(data, &["device", "create", "-d", "e", "--edge-enabled", "--json"]);
+    assert_eq!(edge["capabilities"]["iotEdge"], true);
+    good(&ask(data, &["device", "create", "-d", "a", "--auth-method", "x509_ca"]));
+    bad(&ask(data, &["device", "connection-string", "-d", "a"]), 2, "certificateAuthority");
+}
+
+#[test]
+fn modules_are_managed_from_the_command_line() {
+    let folder = TempDir::new().expect("a folder");
+    let data = folder.path();
+    let _hub = Up::start(data, &[]);
+    let module = |command: &str, more: &[&str]| {
+        ask(data, &[&["module", command, "-d", "d", "-m", "m"], more].concat())
+    };
+    bad(&module("create", &[]), 1, "dunlin device list");
+    good(&ask(data, &["device", "create", "-d", "d"]));
+    let said = good(&module("create", &[]));
+    assert!(said.contains("dunlin module connection-string -d d -m m"), "{said}");
+    bad(&module("create", &[]), 1, "ModuleAlreadyExists");
+    bad(&ask(data, &["module", "create", "-d", "d", "-m", "a b"]), 2, "module id");
+    bad(&ask(data, &["module", "create", "-d", "d"]), 2, "--module-id");
+    bad(&ask(data, &["module", "show", "-d", "d", "-m", "n"]), 1, "dunlin module list");
+
+    let shown: Value = serde_json::from_str(&good(&module("show", &[]))).expect("JSON");
+    let [primary, secondary] = keys(&shown);
+    let text = good(&module("connection-string", &["--key-type", "secondary"]));
+    let parsed = ConnectionString::parse(&text).expect("a connection string");
+    assert_eq!(parsed.key.to_base64(), secondary);
+    assert!(text.contains(";DeviceId=d;ModuleId=m;"), "{text}");
+    let token = good(&module("sas-token", &["--duration", "60"]));
+    let token = SasToken::parse(token.trim()).expect("a token");
+    assert!(token.policy().is_none());
+    assert!(primary != secondary);
+
+    let list = good(&ask(data, &["module", "list", "-d", "d"]));
+    let words: Vec<_> = list.lines().nth(1).expect("a row").split_whitespace().collect();
+    assert_eq!(words, ["m", "Disconnected", "sas"]);
+    let list = told(data, &["module", "list", "-d", "d", "--json"]);
+    assert_eq!(list[0]["moduleId"], "m");
+    bad(&ask(data, &["module", "list", "-d", "x"]), 1, "DeviceNotFound");
+
+    bad(&module("update", &["--managed-by", "me", "--etag", "x"]), 1, "PreconditionFailed");
+    bad(&module("update", &[]), 2, "--managed-by");
+    let updated = good(&module("update", &["--managed-by", "me", "--json"]));
+    let updated: Value = serde_json::from_str(&updated).expect("JSON");
+    assert_eq!(updated["managedBy"], "me");
+    assert_eq!(keys(&updated), [primary, secondary], "an update keeps the keys");
+
+    assert_eq!(good(&module("update", &["--managed-by", ""])), "d/m is managed by nobody\n");
+
+    bad(&module("delete", &["--etag", "x"]), 1, "PreconditionFailed");
+    good(&module("delete", &[]));
+    bad(&module("delete", &[]), 1, "ModuleNotFound");
+    assert_eq!(told(data, &["module", "list", "-d", "d", "--json"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn policies_are_managed_from_the_command_line() {
+    let folder = TempDir::new().expect("a folder");
+    let data = folder.path();
+    let hub = Up::start(data, &[]);
+    let policy = |command: &str, more: &[&str]| {
+        ask(data, &[&["policy", command, "-n", "backend"], more].concat())
+    };
+    let list = told(data, &["policy", "list", "--json"]);
+    let names: Vec<_> = list.as_array().expect("a list").iter().map(|one| &one["name"]).collect();
+    for name in ["iothubowner", "service", "device", "registryRead", "registryReadWrite"] {
+        assert!(names.iter().any(|known| *known == name), "{name} is not in {names:?}");
+    }
+    assert!(good(&ask(data, &["policy", "list"])).contains("RegistryRead, RegistryWrite"));
+
+    bad(&policy("show", &[]), 1, "dunlin policy list");
+    bad(&policy("create", &[]), 2, "--permissions");
+    bad(&policy("create", &["--permissions", "Everything"]), 2, "ServiceConnect");
+    let said = good(&policy("create", &["--permissions", "registryread", "ServiceConnect"]));
+    assert!(said.contains("RegistryRead, ServiceConnect"), "{said}");
+    bad(&policy("create", &["--permissions", "RegistryRead"]), 1, "dunlin policy show");
+    let shown: Value = serde_json::from_str(&good(&policy("show", &[]))).expect("JSON");
+    let [primary, secondary] = keys(&shown);
+    let renew = |key: &str| -> Value {
+        serde_json::from_str(&good(&policy("renew-key", &["--key", key, "--json"]))).expect("JSON")
+    };
+    assert_eq!(keys(&renew("swap")), [secondary.clone(), primary.clone()]);
+    let renewed = keys(&renew("primary"));
+    assert!(renewed[0] != secondary && renewed[1] == primary);
+
+    // It permits what it says, from then until it is gone.
+    let login = good(&policy("connection-string", &["--key-type", "secondary"]));
+    let login = login.trim();
+    assert!(login.contains(";SharedAccessKeyName=backend;"), "{login}");
+    let login = login.replace("HostName=hub.example.com", "HostName=localhost");
+    let ca = data.join("tls/ca.pem");
+    let as_policy = |arguments: &[&str]| {
+        let mut command = dunlin(arguments);
+        command.env("DUNLIN_LOGIN", &login).env("DUNLIN_CA", &ca).output().expect("it runs")
+    };
+    good(&as_policy(&["device", "list"]));
+    bad(&as_policy(&["device", "create", "-d", "d"]), 1, "IotHubUnauthorizedAccess");
+    good(&as_policy(&["events", "monitor", "--timeout", "0"]));
+    good(&policy("delete", &[]));
+    bad(&policy("delete", &[]), 1, "dunlin policy list");
+    bad(&as_policy(&["device", "list"]), 1, "IotHubUnauthorized");
+    assert_eq!(hub.stop(), Some(0));
+}
