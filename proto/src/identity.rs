@@ -1,7 +1,7 @@
 //! Registry messages ↔ model.
 
 use dunlin_model::{
-    Authentication, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair, Status,
+    Authentication, ConnectionState, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair, Status,
 };
 
 use crate::v1;
@@ -49,6 +49,41 @@ impl TryFrom<v1::Authentication> for Authentication {
     }
 }
 
+impl From<ConnectionState> for v1::ConnectionState {
+    fn from(state: ConnectionState) -> Self {
+        let ConnectionState { connected, updated, last_activity } = state;
+        Self { connected, updated, last_activity }
+    }
+}
+
+impl From<v1::ConnectionState> for ConnectionState {
+    fn from(wire: v1::ConnectionState) -> Self {
+        let v1::ConnectionState { connected, updated, last_activity } = wire;
+        Self { connected, updated, last_activity }
+    }
+}
+
+/// An outcome as a row of a bulk answer carries it.
+impl From<Option<HubError>> for v1::RowResult {
+    fn from(error: Option<HubError>) -> Self {
+        match error {
+            None => Self::default(),
+            Some(error) => Self { error: error.code.number(), message: error.message },
+        }
+    }
+}
+
+impl From<v1::RowResult> for Option<HubError> {
+    fn from(wire: v1::RowResult) -> Self {
+        let code = match wire.error {
+            0 => return None,
+            // A newer peer may know more codes than we do.
+            number => ErrorCode::from_number(number).unwrap_or(ErrorCode::ServerError),
+        };
+        Some(HubError::new(code, wire.message))
+    }
+}
+
 impl From<DeviceIdentity> for v1::Identity {
     fn from(identity: DeviceIdentity) -> Self {
         Self {
@@ -63,6 +98,11 @@ impl From<DeviceIdentity> for v1::Identity {
             status_reason: identity.status_reason,
             status_updated: identity.status_updated,
             authentication: Some(identity.authentication.into()),
+            iot_edge: Some(identity.iot_edge),
+            device_scope: identity.device_scope,
+            parent_scopes: Some(v1::ScopeList { scopes: identity.parent_scopes }),
+            managed_by: identity.managed_by,
+            connection: Some(identity.connection.into()),
         }
     }
 }
@@ -87,6 +127,11 @@ impl TryFrom<v1::Identity> for DeviceIdentity {
                 .authentication
                 .ok_or_else(|| missing("authentication"))?
                 .try_into()?,
+            iot_edge: wire.iot_edge.unwrap_or_default(),
+            device_scope: wire.device_scope,
+            parent_scopes: wire.parent_scopes.unwrap_or_default().scopes,
+            managed_by: wire.managed_by,
+            connection: wire.connection.unwrap_or_default().into(),
         })
     }
 }

@@ -7,10 +7,11 @@ import pathlib
 import pytest
 
 # Before they are imported: so that their assertions, too, say what they compared.
-pytest.register_assert_rewrite("drivers", "hub", "messages", "tls")
+pytest.register_assert_rewrite("drivers", "hub", "messages", "services", "tls")
 
 import drivers  # noqa: E402
 import hub as hubs  # noqa: E402
+import services as service_sdks  # noqa: E402
 
 _numbers = itertools.count(1)
 
@@ -47,6 +48,35 @@ def client(sdk, tmp_path):
     driver.stop()
 
 
+@pytest.fixture(scope="session")
+def services(hub, tmp_path_factory):
+    """Service clients of both SDKs, one each for the session: they keep no connection."""
+    folder = tmp_path_factory.mktemp("services")
+    started = {}
+
+    def service(sdk):
+        if sdk not in started:
+            started[sdk] = service_sdks.Service(sdk, folder / f"{sdk}.log", hub.ca)
+        return started[sdk]
+    yield service
+    for one in started.values():
+        one.stop()
+
+
+@pytest.fixture
+def service(hub, sdk, services):
+    """A service client of the SDK in turn, logged in as the owner."""
+    one = services(sdk)
+    one.connect(hub.file["owner_connection_string"])
+    return one
+
+
+@pytest.fixture
+def name(sdk, request):
+    """A device id of the test's own."""
+    return f"{request.node.originalname.replace('_', '-')[:80]}.{sdk}.{next(_numbers)}"
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item):
     """With a failure: what the hub and the client logged."""
@@ -57,6 +87,7 @@ def pytest_runtest_makereport(item):
     for name in ("hub", "second_hub"):
         if name in arguments:
             report.sections.append((f"log of {name}", arguments[name].log_tail()))
-    if "client" in arguments:
-        text = pathlib.Path(arguments["client"].log).read_text(errors="replace")
-        report.sections.append(("log of the client", "\n".join(text.splitlines()[-60:])))
+    for name in ("client", "service"):
+        if name in arguments:
+            text = pathlib.Path(arguments[name].log).read_text(errors="replace")
+            report.sections.append((f"log of the {name}", "\n".join(text.splitlines()[-60:])))

@@ -22,16 +22,19 @@ class SdkError(Exception):
     def __init__(self, error):
         super().__init__(f"{error['type']}: {error['message']} (causes {error['causes']})")
         self.type, self.message, self.causes = error["type"], error["message"], error["causes"]
+        # Of the answer it was made from, if the driver knows it.
+        self.status, self.body = error.get("status"), error.get("body")
 
 
 class Driver:
-    """One device client of an SDK."""
+    """One client of an SDK: of devices, unless another `command` is given."""
 
-    def __init__(self, sdk, log):
+    def __init__(self, sdk, log, command=None, environment=None):
         self.sdk, self.log = sdk, log
         with open(log, "ab") as stderr:
-            self.child = subprocess.Popen(COMMANDS[sdk], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                          stderr=stderr, text=True, encoding="utf-8")
+            self.child = subprocess.Popen(command or COMMANDS[sdk], stdin=subprocess.PIPE,
+                                          stdout=subprocess.PIPE, stderr=stderr, text=True,
+                                          encoding="utf-8", env=environment)
         self.answers, self.events = queue.Queue(), queue.Queue()
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()

@@ -127,16 +127,18 @@ impl<'a> SasToken<'a> {
         if !same_id(device, id.device_id()) {
             return false;
         }
-        let mut rest = segments.filter(|segment| !segment.starts_with("api-version="));
-        match (rest.next(), rest.next(), id.module_id()) {
-            (None, _, None) => true,
-            (Some(word), Some(module), Some(wanted)) => {
-                word.eq_ignore_ascii_case("modules")
-                    && same_id(module, wanted)
-                    && rest.next().is_none()
+        let rest: Vec<_> = segments.collect();
+        let tail = match (id.module_id(), rest.as_slice()) {
+            (None, tail) => tail,
+            (Some(wanted), [word, module, tail @ ..])
+                if word.eq_ignore_ascii_case("modules") && same_id(module, wanted) =>
+            {
+                tail
             }
-            _ => false,
-        }
+            _ => return false,
+        };
+        // Behind the ids only: an id may begin so, too.
+        tail.iter().all(|segment| segment.starts_with("api-version="))
     }
 
     /// What follows the host name, without a trailing slash; `None` if the host is not this hub.

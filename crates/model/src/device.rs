@@ -59,6 +59,24 @@ impl Authentication {
     }
 }
 
+/// The modules of the IoT Edge runtime: an Edge device has them, and no client may change them.
+pub const SYSTEM_MODULES: [&str; 2] = ["$edgeAgent", "$edgeHub"];
+
+/// Whether a module id is one of [`SYSTEM_MODULES`].
+pub fn is_system_module(module_id: &str) -> bool {
+    SYSTEM_MODULES.contains(&module_id)
+}
+
+/// What the hub knows of an identity's connection. It lags: see docs/registry.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ConnectionState {
+    pub connected: bool,
+    /// Since when it is, or is not.
+    pub updated: i64,
+    /// Last connect, disconnect or packet.
+    pub last_activity: i64,
+}
+
 /// An entry of the identity registry. Times are Unix milliseconds, 0 = never.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceIdentity {
@@ -71,4 +89,12 @@ pub struct DeviceIdentity {
     pub status_reason: Option<String>,
     pub status_updated: i64,
     pub authentication: Authentication,
+    /// `capabilities.iotEdge`; never of a module.
+    pub iot_edge: bool,
+    /// An Edge device's own scope; of others, their parent's.
+    pub device_scope: Option<String>,
+    pub parent_scopes: Vec<String>,
+    /// Of a module: who looks after it.
+    pub managed_by: Option<String>,
+    pub connection: ConnectionState,
 }

@@ -82,6 +82,8 @@ fn check(what: &str, id: &str) -> Result<(), HubError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -98,6 +100,30 @@ mod tests {
         check(&"x".repeat(128), Some((&"x".repeat(128), None)));
         for bad in ["", "/", "d/", "/m", "d/m/x", "a b", "ä", "a\0", &"x".repeat(129)] {
             check(bad, None);
+        }
+    }
+
+    const ID: &str = "[A-Za-z0-9:.+%_#*?!(),=@;$'-]{1,128}";
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(device in ID, module in proptest::option::of(ID)) {
+            let id = match &module {
+                None => Identity::device(&device),
+                Some(module) => Identity::module(&device, module),
+            };
+            let id = id.expect("valid ids");
+            prop_assert_eq!(id.device_id(), &device);
+            prop_assert_eq!(id.module_id(), module.as_deref());
+            prop_assert_eq!(Identity::parse(&id.to_string()), Ok(id));
+        }
+
+        #[test]
+        fn any_text_is_an_id_or_refused(text in ".{0,20}") {
+            if let Ok(id) = Identity::parse(&text) {
+                prop_assert_eq!(id.as_str(), &text);
+                prop_assert!(text.chars().all(|c| is_id_char(c) || c == '/'));
+            }
         }
     }
 }

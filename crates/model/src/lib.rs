@@ -6,6 +6,6 @@ pub mod event;
 pub mod id;
 pub mod limits;
 
-pub use device::{Authentication, DeviceIdentity, KeyPair, Status};
+pub use device::{Authentication, ConnectionState, DeviceIdentity, KeyPair, Status};
 pub use error::{ErrorCode, HubError};
 pub use id::Identity;

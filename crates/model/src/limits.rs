@@ -22,3 +22,22 @@ pub const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=64;
 
 /// Devices in one page of `GET /devices` (identity registry documentation).
 pub const LIST_DEVICES: usize = 1_000;
+
+/// Modules of one device, the two of the IoT Edge runtime aside (IoT Hub quotas).
+pub const MODULES_PER_DEVICE: usize = 50;
+
+/// Rows in one bulk call on the registry (identity registry documentation).
+pub const BULK_DEVICES: usize = 100;
+
+/// Shared access policies of a hub (IoT Hub quotas).
+pub const POLICIES: usize = 16;
+
+/// The name of a shared access policy, in characters (IoT Hub resource provider).
+pub const POLICY_NAME_CHARS: usize = 64;
+
+/// `deviceScope` and each of `parentScopes`, in bytes: our own. The longest that the hub makes has
+/// 167, and a page of devices with the longest of everything must fit a message between roles.
+pub const SCOPE_BYTES: usize = 256;
+
+/// `parentScopes` of a device: our own; IoT Hub has one parent a device.
+pub const PARENT_SCOPES: usize = 4;

@@ -10,6 +10,8 @@ pub enum StoreError {
     NotFound,
     #[error("it was changed since: the ETag does not match")]
     PreconditionFailed,
+    #[error("a limit of the hub is reached")]
+    LimitReached,
     /// The store could not do it now; nothing of the operation took effect.
     #[error("the {store} store failed")]
     Unavailable {
@@ -40,6 +42,7 @@ impl From<StoreError> for HubError {
             StoreError::AlreadyExists => ErrorCode::DeviceAlreadyExists,
             StoreError::NotFound => ErrorCode::DeviceNotFound,
             StoreError::PreconditionFailed => ErrorCode::PreconditionFailed,
+            StoreError::LimitReached => ErrorCode::IotHubQuotaExceeded,
             StoreError::Unavailable { .. } => ErrorCode::ServiceUnavailable,
         };
         HubError::new(code, error.to_string())

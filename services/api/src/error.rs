@@ -1,7 +1,10 @@
 //! Every answer of the REST API that is not a success: one table from the hub's codes to HTTP.
 
+use axum::body::Body;
+use axum::extract::Request;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use dunlin_model::{ErrorCode, HubError};
 use dunlin_proto::status::from_status;
@@ -9,8 +12,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::json;
 use tracing::warn;
 
+use crate::guard::query;
+
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
-const ERROR_CODE: HeaderName = HeaderName::from_static("iothub-errorcode");
+pub(crate) const ERROR_CODE: HeaderName = HeaderName::from_static("iothub-errorcode");
 
 /// What handlers return on failure.
 #[derive(Debug)]
@@ -57,25 +62,71 @@ impl From<serde_json::Error> for ApiError {
     }
 }
 
+/// An error that was answered: `reshape` may have to write its body anew.
+#[derive(Clone)]
+struct Told {
+    error: HubError,
+    tracking_id: String,
+}
+
 /// The classic body and the header beside it: the only shape all four SDK families classify.
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let HubError { code, message } = self.0;
-        let tracking_id = tracking_id();
+        let told = Told { error: self.0, tracking_id: tracking_id() };
+        let HubError { code, message } = &told.error;
         let time = jiff::Timestamp::now().strftime("%m/%d/%Y %H:%M:%S").to_string();
         if code.http_status() >= 500 {
-            warn!(%tracking_id, code = code.number(), %message, "call failed");
+            warn!(tracking_id = told.tracking_id, code = code.number(), %message, "call failed");
         }
         let body = json!({
             "Message": format!("ErrorCode:{};{message}", code.name()),
-            "ExceptionMessage": format!("Tracking ID:{tracking_id}-TimeStamp:{time}"),
+            "ExceptionMessage": format!("Tracking ID:{}-TimeStamp:{time}", told.tracking_id),
         });
         let status =
             StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let name = HeaderValue::from_static(code.name());
-        (status, [(header::CONTENT_TYPE, JSON), (ERROR_CODE, name)], body.to_string())
-            .into_response()
+        let headers = [(header::CONTENT_TYPE, JSON), (ERROR_CODE, name_of(*code))];
+        let mut response = (status, headers, body.to_string()).into_response();
+        response.extensions_mut().insert(told);
+        response
     }
+}
+
+/// As the header `iothub-errorcode` carries it.
+pub(crate) fn name_of(code: ErrorCode) -> HeaderValue {
+    HeaderValue::from_static(code.name())
+}
+
+/// The last API version whose errors have the classic body (docs/registry.md).
+const CLASSIC: jiff::civil::Date = jiff::civil::date(2021, 4, 12);
+
+/// Middleware around everything: callers of a later API version get the body with the number in
+/// it. Whatever else is asked wrongly, the version is looked at leniently here.
+pub(crate) async fn reshape(request: Request, next: Next) -> Response {
+    let later = query(request.uri()).ok().and_then(|parameters| {
+        let version = parameters.get("api-version")?;
+        let date = version.strip_suffix("-preview").unwrap_or(version);
+        Some(date.parse::<jiff::civil::Date>().ok()? > CLASSIC)
+    });
+    let response = next.run(request).await;
+    match response.extensions().get::<Told>().cloned() {
+        Some(told) if later == Some(true) => {
+            let (mut parts, _) = response.into_parts();
+            parts.headers.remove(header::CONTENT_LENGTH);
+            Response::from_parts(parts, Body::from(numbered(&told)))
+        }
+        _ => response,
+    }
+}
+
+fn numbered(told: &Told) -> String {
+    let now = jiff::Timestamp::now();
+    let inner = json!({
+        "errorCode": told.error.code.number(),
+        "trackingId": format!("{}-TimeStamp:{}", told.tracking_id, now.strftime("%m/%d/%Y %H:%M:%S")),
+        "message": told.error.message,
+        "timestampUtc": format!("{now:.3}"),
+    });
+    json!({ "Message": inner.to_string(), "ExceptionMessage": "" }).to_string()
 }
 
 /// A random GUID, for a person to quote and an operator to find in the log.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use axum::extract::{Query, Request, State};
-use axum::http::{Method, Uri, header};
+use axum::http::{HeaderMap, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use dunlin_auth::Permissions;
@@ -26,6 +26,9 @@ pub(crate) struct Guard {
     pub write: Permissions,
     /// IoT Hub's own paths are versioned by query, ours by path.
     pub versioned: bool,
+    /// Whether a GET may bring a token in its URL (`access_token`), as a browser's event source
+    /// has to.
+    pub by_query: bool,
 }
 
 /// Middleware: lets a permitted call pass.
@@ -41,26 +44,42 @@ pub(crate) async fn check(
         Method::GET | Method::HEAD => guard.read,
         _ => guard.write,
     };
-    let question = question(&request, wanted)?;
+    let question = question(&request, wanted, guard.by_query)?;
     let mut registry = guard.registry;
     registry.authorize(question).await?;
     Ok(next.run(request).await)
 }
 
-fn question(request: &Request, wanted: Permissions) -> Result<AuthorizeRequest, ApiError> {
-    let token = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .ok_or_else(|| {
-            ApiError::new(
-                ErrorCode::IotHubUnauthorized,
-                "send Authorization: SharedAccessSignature sr=…&sig=…&se=…&skn=…",
-            )
-        })?;
-    // A token's sr names ids as they are, the path encodes them.
-    let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
-    Ok(AuthorizeRequest { sas_token: token.to_owned(), path, permissions: wanted.bits() })
+fn question(
+    request: &Request,
+    wanted: Permissions,
+    by_query: bool,
+) -> Result<AuthorizeRequest, ApiError> {
+    let (path, permissions) = (path_of(request.uri()), wanted.bits());
+    if by_query
+        && request.method() == Method::GET
+        && !request.headers().contains_key(header::AUTHORIZATION)
+        && let query_token @ Some(_) = query(request.uri())?.remove("access_token")
+    {
+        return Ok(AuthorizeRequest { sas_token: String::new(), path, permissions, query_token });
+    }
+    let sas_token = token_of(request.headers())?;
+    Ok(AuthorizeRequest { sas_token, path, permissions, query_token: None })
+}
+
+/// A token's sr names ids as they are, the path encodes them.
+fn path_of(uri: &Uri) -> String {
+    percent_decode_str(uri.path()).decode_utf8_lossy().into_owned()
+}
+
+pub(crate) fn token_of(headers: &HeaderMap) -> Result<String, ApiError> {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    value.map(str::to_owned).ok_or_else(|| {
+        ApiError::new(
+            ErrorCode::IotHubUnauthorized,
+            "send Authorization: SharedAccessSignature sr=…&sig=…&se=…&skn=…",
+        )
+    })
 }
 
 pub(crate) fn query(uri: &Uri) -> Result<HashMap<String, String>, ApiError> {

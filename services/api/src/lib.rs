@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::any;
 use dunlin_auth::Permissions;
 use dunlin_proto::v1::registry_client::RegistryClient;
@@ -18,6 +18,16 @@ mod error;
 mod events;
 mod guard;
 mod identity;
+mod policies;
+
+/// What reads bytes of strangers, for `fuzz/`.
+#[doc(hidden)]
+pub mod fuzzing {
+    /// Whether a body is taken for the identity `device` (or `device/module`).
+    pub fn identity(body: &[u8], device: &str, module: Option<&str>) -> bool {
+        crate::identity::reads(body, device, module)
+    }
+}
 
 /// Where the gateway's front door puts the paths that come from outside. Routers of several roles
 /// are merged, so this prefix is what keeps outside paths apart from gRPC services: whatever a
@@ -66,19 +76,34 @@ fn router(registry: RegistryClient<dunlin_runtime::MeshChannel>, events: events:
         read: Permissions::REGISTRY_READ,
         write: Permissions::REGISTRY_WRITE,
         versioned: true,
+        by_query: false,
     };
     let monitoring = Guard {
         registry: registry.clone(),
         read: Permissions::SERVICE_CONNECT,
         write: Permissions::SERVICE_CONNECT,
         versioned: false,
+        by_query: true,
     };
+    let managing = Guard {
+        registry: registry.clone(),
+        read: policies::MANAGE,
+        write: policies::MANAGE,
+        versioned: false,
+        by_query: false,
+    };
+    let tokens = events::token::router(registry.clone());
+    let policies =
+        policies::router(registry.clone()).route_layer(from_fn_with_state(managing, guard::check));
     let rest = identity::router(registry)
         .route_layer(from_fn_with_state(identities, guard::check))
+        .merge(policies)
+        .merge(tokens)
         .merge(events::router(events).route_layer(from_fn_with_state(monitoring, guard::check)))
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::not_found)
-        .layer(DefaultBodyLimit::max(BODY_BYTES));
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(from_fn(error::reshape));
     // Nesting leaves out the bare prefix with a slash, which is the outside path `/`.
     Router::new().nest(PREFIX, rest).route(&format!("{PREFIX}/"), any(error::not_found))
 }

@@ -8,7 +8,7 @@ use dunlin_storage::device_store::StoredIdentity;
 
 use crate::identities::Identities;
 use crate::policies::Policies;
-use crate::{credentials, unsealable};
+use crate::{credentials, query_token, unsealable};
 
 #[derive(Clone)]
 pub(crate) struct Access {
@@ -32,8 +32,11 @@ impl Access {
         if !token.covers_identity(&self.hostnames, id) {
             return Err(unauthorized(SasError::WrongScope));
         }
-        let policy = token.policy().map(|name| self.policy(name)).transpose()?;
-        if let Some(policy) = policy {
+        let policy = match token.policy() {
+            Some(name) => Some(self.policy(name).await?),
+            None => None,
+        };
+        if let Some(policy) = &policy {
             verify(&token, [&policy.primary, &policy.secondary])?;
             if !policy.permissions.allow(Permissions::DEVICE_CONNECT) {
                 return Err(HubError::new(
@@ -68,7 +71,7 @@ impl Access {
     }
 
     /// The name of the policy that permits a back end all of `wanted` on `path`.
-    pub(crate) fn authorize(
+    pub(crate) async fn authorize(
         &self,
         token: &str,
         path: &str,
@@ -81,25 +84,48 @@ impl Access {
                 "the SAS token names no policy (skn): a device's own key is not for this",
             )
         })?;
-        let policy = self.policy(name)?;
+        let policy = self.policy(name).await?;
         verify(&token, [&policy.primary, &policy.secondary])?;
         if !token.covers(&self.hostnames, path) {
             return Err(unauthorized(SasError::WrongScope));
         }
-        if !policy.permissions.allow(wanted) {
-            return Err(HubError::new(
-                ErrorCode::IotHubUnauthorizedAccess,
-                format!(
-                    "Authorization rule '{}' does not allow access for '{wanted}'",
-                    policy.name
-                ),
-            ));
-        }
-        Ok(policy.name.clone())
+        permit(&policy, wanted)?;
+        Ok(policy.name)
     }
 
-    fn policy(&self, name: &str) -> Result<&Policy, HubError> {
-        self.policies.get(name).ok_or_else(|| {
+    /// A token for a URL of `path`, and when it ends (Unix seconds), to who may do `wanted` there.
+    pub(crate) async fn issue_query_token(
+        &self,
+        token: &str,
+        path: &str,
+        wanted: Permissions,
+    ) -> Result<(String, u64), HubError> {
+        let policy = self.authorize(token, path, wanted).await?;
+        let expires = unix_seconds() + query_token::SECONDS;
+        Ok((query_token::issue(&self.identities.key, path, &policy, expires), expires))
+    }
+
+    /// As `authorize`, by a token of `issue_query_token`. Its policy must still be there.
+    pub(crate) async fn authorize_query(
+        &self,
+        token: &str,
+        path: &str,
+        wanted: Permissions,
+    ) -> Result<String, HubError> {
+        let name = query_token::read(&self.identities.key, path, token, unix_seconds());
+        let name = name.ok_or_else(|| {
+            HubError::new(
+                ErrorCode::IotHubUnauthorized,
+                "the access_token is none of this path's, or its minute is over",
+            )
+        })?;
+        let policy = self.policy(&name).await?;
+        permit(&policy, wanted)?;
+        Ok(policy.name)
+    }
+
+    async fn policy(&self, name: &str) -> Result<Policy, HubError> {
+        self.policies.snapshot().await?.get(name).cloned().ok_or_else(|| {
             // The name is the caller's text: it is cut before it reaches a log.
             let name: String = name.chars().take(64).collect();
             HubError::new(
@@ -135,6 +161,16 @@ impl Access {
         let secondary = Key::from_base64(&pair.secondary)?;
         verify(token, [&primary, &secondary])
     }
+}
+
+fn permit(policy: &Policy, wanted: Permissions) -> Result<(), HubError> {
+    if policy.permissions.allow(wanted) {
+        return Ok(());
+    }
+    Err(HubError::new(
+        ErrorCode::IotHubUnauthorizedAccess,
+        format!("Authorization rule '{}' does not allow access for '{wanted}'", policy.name),
+    ))
 }
 
 fn verify(token: &SasToken<'_>, keys: [&Key; 2]) -> Result<(), HubError> {

@@ -48,12 +48,17 @@ pub(crate) fn reveal(
         status_reason: stored.status_reason,
         status_updated: stored.status_updated,
         authentication,
+        iot_edge: stored.iot_edge,
+        device_scope: stored.device_scope,
+        parent_scopes: stored.parent_scopes,
+        managed_by: stored.managed_by,
+        connection: stored.connection,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use dunlin_model::Status;
+    use dunlin_model::{ConnectionState, Status};
 
     use super::*;
 
@@ -78,6 +83,11 @@ mod tests {
                 auth_type: authentication.type_name().into(),
                 credentials: seal(&key, &device, &authentication),
                 auth_version: 1,
+                iot_edge: false,
+                device_scope: None,
+                parent_scopes: Vec::new(),
+                managed_by: None,
+                connection: ConnectionState::default(),
             };
             assert_eq!(open(&key, &stored), Ok(authentication.clone()));
             if stored.credentials.is_empty() {

@@ -1,42 +1,51 @@
-//! The life of an identity: create, read, replace, delete.
+//! The life of an identity: create, read, replace, delete. A change is planned from what is stored,
+//! then written on the condition that it still is.
 
 use std::sync::Arc;
 
 use dunlin_auth::Key;
+use dunlin_model::device::{SYSTEM_MODULES, is_system_module};
 use dunlin_model::limits::LIST_DEVICES;
 use dunlin_model::{
-    Authentication, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair, Status,
+    Authentication, ConnectionState, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair, Status,
 };
 use dunlin_runtime::clock::unix_millis;
-use dunlin_storage::device_store::{IfMatch, StoredIdentity};
+use dunlin_storage::device_store::{IdentityWrite, IfMatch, StoredIdentity};
 use dunlin_storage::{DeviceStore, StoreError};
 use tracing::info;
 
-use crate::revocation::{Revocation, first_auth_version};
+use crate::revocation::{Doomed, Revocation, first_auth_version};
 use crate::seal::MasterKey;
 use crate::{credentials, random, store_failed, unsealable, validate};
 
+/// `managedBy` of the system modules.
+const EDGE_MANAGER: &str = "iotEdge";
+
 /// What a client writes: a field it leaves out is `None`.
+#[derive(Clone, Debug)]
 pub(crate) struct Written {
     pub id: Identity,
     pub status: Option<Status>,
     pub status_reason: Option<String>,
     pub authentication: Option<Authentication>,
+    pub iot_edge: Option<bool>,
+    /// Empty: none.
+    pub device_scope: Option<String>,
+    pub parent_scopes: Option<Vec<String>>,
+    pub managed_by: Option<String>,
 }
 
-impl Written {
-    /// With a new ETag, and these for what was left out.
-    fn complete(&self, status: Status, authentication: Authentication) -> DeviceIdentity {
-        DeviceIdentity {
-            id: self.id.clone(),
-            generation_id: String::new(),
-            etag: random::etag(),
-            status: self.status.unwrap_or(status),
-            status_reason: self.status_reason.clone(),
-            status_updated: 0,
-            authentication: self.authentication.clone().unwrap_or(authentication),
-        }
-    }
+/// A change that is ready to be written: a group of writes, the first of which is the identity's.
+pub(crate) struct Plan {
+    pub group: Vec<IdentityWrite>,
+    after: After,
+}
+
+/// What is to be done once a plan is written.
+enum After {
+    Created,
+    Replaced { old_version: u64, gone: Vec<(Identity, Doomed)> },
+    Deleted(Identity, Doomed),
 }
 
 #[derive(Clone)]
@@ -48,40 +57,47 @@ pub(crate) struct Identities {
 
 impl Identities {
     pub(crate) async fn create(&self, written: Written) -> Result<DeviceIdentity, HubError> {
-        let none = Authentication::Sas(KeyPair::default());
-        let mut new = written.complete(Status::Enabled, none);
-        validate::identity(&new)?;
-        new.generation_id = random::generation_id();
-        fill_keys(&mut new.authentication, KeyPair::default());
-        let stored = StoredIdentity {
-            id: new.id.clone(),
-            generation_id: new.generation_id.clone(),
-            etag: new.etag.clone(),
-            status: new.status,
-            status_reason: new.status_reason.clone(),
-            status_updated: new.status_updated,
-            auth_type: new.authentication.type_name().to_owned(),
-            credentials: credentials::seal(&self.key, &new.id, &new.authentication),
-            auth_version: first_auth_version(),
-        };
-        let is_module = new.id.module_id().is_some();
-        match self.store.identity_create(stored).await {
-            Ok(()) => {
-                info!(id = %new.id, "identity created");
-                Ok(new)
-            }
-            Err(StoreError::AlreadyExists) if is_module => Err(HubError::new(
-                ErrorCode::ModuleAlreadyExistsOnDevice,
-                format!("the module {} exists already", new.id),
-            )),
-            Err(StoreError::AlreadyExists) => Err(HubError::new(
-                ErrorCode::DeviceAlreadyExists,
-                format!("a device with the id {} is already registered", new.id),
-            )),
-            // Only a module can lack something: its device.
-            Err(StoreError::NotFound) => Err(device_not_found(new.id.device_id())),
-            Err(other) => Err(store_failed(other)),
+        let id = written.id.clone();
+        let plan = self.plan_create(written)?;
+        match self.write(plan).await {
+            Ok(Some(stored)) => self.reveal(stored),
+            Ok(None) => Err(not_found(&id)),
+            Err(error) => Err(create_refused(&id, error)),
         }
+    }
+
+    pub(crate) fn plan_create(&self, written: Written) -> Result<Plan, HubError> {
+        refuse_system_module(&written.id)?;
+        let Written { id, authentication, .. } = written;
+        let mut new = DeviceIdentity {
+            generation_id: random::generation_id(),
+            etag: random::etag(),
+            status: written.status.unwrap_or_default(),
+            status_reason: written.status_reason,
+            status_updated: 0,
+            authentication: authentication
+                .unwrap_or_else(|| Authentication::Sas(KeyPair::default())),
+            iot_edge: id.module_id().is_none() && written.iot_edge.unwrap_or_default(),
+            device_scope: given(written.device_scope),
+            parent_scopes: written.parent_scopes.unwrap_or_default(),
+            managed_by: given(written.managed_by),
+            connection: ConnectionState::default(),
+            id,
+        };
+        if new.iot_edge {
+            new.device_scope = Some(own_scope(&new.id, &new.generation_id));
+        }
+        validate::identity(&new)?;
+        fill_keys(&mut new.authentication, KeyPair::default());
+        let mut group = Vec::with_capacity(if new.iot_edge { 3 } else { 1 });
+        let device = new.iot_edge.then(|| new.id.clone());
+        group.push(IdentityWrite::Create(self.seal(new, first_auth_version())));
+        if let Some(device) = device {
+            for name in SYSTEM_MODULES {
+                group.push(self.system_module(&device, name)?);
+            }
+        }
+        Ok(Plan { group, after: After::Created })
     }
 
     pub(crate) async fn get(&self, id: &Identity) -> Result<DeviceIdentity, HubError> {
@@ -107,72 +123,193 @@ impl Identities {
         stored.into_iter().map(|one| self.reveal(one)).collect()
     }
 
-    /// Replaces what a client may write. What it leaves out of `status` and `authentication` stays:
-    /// a back end that updates one field of a device must not re-enable it, nor lock it out by
-    /// rotating its keys.
     pub(crate) async fn replace(
         &self,
         written: Written,
         if_match: IfMatch,
     ) -> Result<DeviceIdentity, HubError> {
-        let id = &written.id;
+        refuse_system_module(&written.id)?;
         loop {
-            let old = self.stored(id).await?;
-            if !if_match.matches(&old.etag) {
-                return Err(precondition_failed(id));
-            }
-            let old_authentication =
-                credentials::open(&self.key, &old).map_err(|error| unsealable(id, error))?;
-            let mut new = written.complete(old.status, old_authentication.clone());
-            validate::identity(&new)?;
-            let old_keys = match &old_authentication {
-                Authentication::Sas(keys) => keys.clone(),
-                _ => KeyPair::default(),
-            };
-            fill_keys(&mut new.authentication, old_keys);
-            new.status_updated =
-                if new.status == old.status { old.status_updated } else { unix_millis() };
-            let stored = StoredIdentity {
-                id: id.clone(),
-                generation_id: old.generation_id,
-                etag: new.etag,
-                status: new.status,
-                status_reason: new.status_reason,
-                status_updated: new.status_updated,
-                auth_type: new.authentication.type_name().to_owned(),
-                // Sealing anew would make unchanged keys differ, which revokes connections.
-                credentials: if new.authentication == old_authentication {
-                    old.credentials
-                } else {
-                    credentials::seal(&self.key, id, &new.authentication)
-                },
-                auth_version: old.auth_version,
-            };
-            // What was read above decided what to write, so nobody may have written in between.
-            match self.store.identity_replace(stored, IfMatch::Etag(old.etag)).await {
-                Ok(stored) => {
-                    info!(%id, "identity replaced");
-                    self.revocation.replaced(old.auth_version, &stored).await;
-                    return self.reveal(stored);
-                }
-                Err(StoreError::PreconditionFailed) => {}
-                Err(StoreError::NotFound) => return Err(not_found(id)),
+            let old = self.stored(&written.id).await?;
+            let plan = self.plan_replace(written.clone(), old, &if_match).await?;
+            match self.write(plan).await {
+                Ok(Some(stored)) => return self.reveal(stored),
+                // Somebody wrote in between: what was read no longer decides what to write.
+                Err(StoreError::PreconditionFailed | StoreError::AlreadyExists) => {}
+                Ok(None) | Err(StoreError::NotFound) => return Err(not_found(&written.id)),
                 Err(other) => return Err(store_failed(other)),
             }
         }
     }
 
-    pub(crate) async fn delete(&self, id: &Identity, if_match: IfMatch) -> Result<(), HubError> {
-        let doomed = self.revocation.before_delete(id).await;
-        match self.store.identity_delete(id, if_match).await {
-            Ok(()) => {
-                info!(%id, "identity deleted");
-                self.revocation.deleted(id, doomed).await;
-                Ok(())
+    /// Replaces what a client may write. What it leaves out stays, but for `statusReason`: a back
+    /// end that updates one field of a device must not re-enable it, nor lock it out by rotating
+    /// its keys, nor take it from its parent.
+    pub(crate) async fn plan_replace(
+        &self,
+        written: Written,
+        old: StoredIdentity,
+        if_match: &IfMatch,
+    ) -> Result<Plan, HubError> {
+        let id = written.id;
+        if !if_match.matches(&old.etag) {
+            return Err(precondition_failed(&id));
+        }
+        let old_authentication =
+            credentials::open(&self.key, &old).map_err(|error| unsealable(&id, error))?;
+        let status = written.status.unwrap_or(old.status);
+        let iot_edge = id.module_id().is_none() && written.iot_edge.unwrap_or(old.iot_edge);
+        let own = own_scope(&id, &old.generation_id);
+        let device_scope = match given(written.device_scope.or_else(|| old.device_scope.clone())) {
+            _ if iot_edge => Some(own),
+            // Its own, from when it was an Edge device: it leads nowhere any more.
+            Some(scope) if scope == own => None,
+            scope => scope,
+        };
+        let mut new = DeviceIdentity {
+            generation_id: old.generation_id.clone(),
+            etag: random::etag(),
+            status,
+            status_reason: written.status_reason,
+            status_updated: if status == old.status { old.status_updated } else { unix_millis() },
+            authentication: written.authentication.unwrap_or_else(|| old_authentication.clone()),
+            iot_edge,
+            device_scope,
+            parent_scopes: written.parent_scopes.unwrap_or_else(|| old.parent_scopes.clone()),
+            managed_by: given(written.managed_by.or_else(|| old.managed_by.clone())),
+            connection: ConnectionState::default(),
+            id: id.clone(),
+        };
+        validate::identity(&new)?;
+        let old_keys = match &old_authentication {
+            Authentication::Sas(keys) => keys.clone(),
+            _ => KeyPair::default(),
+        };
+        fill_keys(&mut new.authentication, old_keys);
+        let same_credentials = new.authentication == old_authentication;
+        let mut new = self.seal(new, old.auth_version);
+        if same_credentials {
+            // Sealing anew would make unchanged keys differ, which revokes connections.
+            new.credentials = old.credentials;
+        }
+        // What was read above decided what to write, so nobody may have written in between.
+        let mut group = vec![IdentityWrite::Replace(new, IfMatch::Etag(old.etag))];
+        let mut gone = Vec::new();
+        if iot_edge != old.iot_edge {
+            let present = self.store.module_list(id.as_str()).await.map_err(store_failed)?;
+            for name in SYSTEM_MODULES {
+                let found = present.iter().find(|module| module.id.module_id() == Some(name));
+                match (iot_edge, found) {
+                    (true, None) => group.push(self.system_module(&id, name)?),
+                    (false, Some(module)) => {
+                        let module = module.id.clone();
+                        group.push(IdentityWrite::Delete(module.clone(), IfMatch::Any));
+                        let doomed =
+                            self.revocation.before_delete(&module).await.map_err(store_failed)?;
+                        gone.push((module, doomed));
+                    }
+                    (true, Some(_)) | (false, None) => {}
+                }
             }
+        }
+        Ok(Plan { group, after: After::Replaced { old_version: old.auth_version, gone } })
+    }
+
+    pub(crate) async fn delete(&self, id: &Identity, if_match: IfMatch) -> Result<(), HubError> {
+        let plan = self.plan_delete(id, if_match).await?;
+        match self.write(plan).await {
+            Ok(_) => Ok(()),
             Err(StoreError::NotFound) => Err(self.missing(id).await),
             Err(StoreError::PreconditionFailed) => Err(precondition_failed(id)),
             Err(other) => Err(store_failed(other)),
+        }
+    }
+
+    pub(crate) async fn plan_delete(
+        &self,
+        id: &Identity,
+        if_match: IfMatch,
+    ) -> Result<Plan, HubError> {
+        refuse_system_module(id)?;
+        let doomed = self.revocation.before_delete(id).await.map_err(store_failed)?;
+        let group = vec![IdentityWrite::Delete(id.clone(), if_match)];
+        Ok(Plan { group, after: After::Deleted(id.clone(), doomed) })
+    }
+
+    /// Returns what is stored of the identity now.
+    async fn write(&self, plan: Plan) -> Result<Option<StoredIdentity>, StoreError> {
+        let Plan { group, after } = plan;
+        let mut written = self.store.identity_write(vec![group]).await?;
+        let stored = written.pop().unwrap_or_else(|| Ok(Vec::new()))?;
+        Ok(self.finish(after, stored).await)
+    }
+
+    /// After several plans were written at once.
+    pub(crate) async fn written(&self, plan: Plan, stored: Vec<Option<StoredIdentity>>) {
+        self.finish(plan.after, stored).await;
+    }
+
+    async fn finish(
+        &self,
+        after: After,
+        stored: Vec<Option<StoredIdentity>>,
+    ) -> Option<StoredIdentity> {
+        let stored = stored.into_iter().next().flatten();
+        match (after, &stored) {
+            (After::Created, Some(new)) => info!(id = %new.id, "identity created"),
+            (After::Replaced { old_version, gone }, Some(new)) => {
+                info!(id = %new.id, "identity replaced");
+                self.revocation.replaced(old_version, new).await;
+                for (module, doomed) in gone {
+                    self.revocation.deleted(&module, doomed).await;
+                }
+            }
+            (After::Deleted(id, doomed), _) => {
+                info!(%id, "identity deleted");
+                self.revocation.deleted(&id, doomed).await;
+            }
+            (After::Created | After::Replaced { .. }, None) => {}
+        }
+        stored
+    }
+
+    /// A module of the IoT Edge runtime, with keys of the hub's making.
+    fn system_module(&self, device: &Identity, name: &str) -> Result<IdentityWrite, HubError> {
+        let mut authentication = Authentication::Sas(KeyPair::default());
+        fill_keys(&mut authentication, KeyPair::default());
+        let module = DeviceIdentity {
+            id: Identity::module(device.device_id(), name)?,
+            generation_id: random::generation_id(),
+            etag: random::etag(),
+            status: Status::Enabled,
+            status_reason: None,
+            status_updated: 0,
+            authentication,
+            iot_edge: false,
+            device_scope: None,
+            parent_scopes: Vec::new(),
+            managed_by: Some(EDGE_MANAGER.to_owned()),
+            connection: ConnectionState::default(),
+        };
+        Ok(IdentityWrite::Create(self.seal(module, first_auth_version())))
+    }
+
+    fn seal(&self, identity: DeviceIdentity, auth_version: u64) -> StoredIdentity {
+        StoredIdentity {
+            auth_type: identity.authentication.type_name().to_owned(),
+            credentials: credentials::seal(&self.key, &identity.id, &identity.authentication),
+            id: identity.id,
+            generation_id: identity.generation_id,
+            etag: identity.etag,
+            status: identity.status,
+            status_reason: identity.status_reason,
+            status_updated: identity.status_updated,
+            auth_version,
+            iot_edge: identity.iot_edge,
+            device_scope: identity.device_scope,
+            parent_scopes: identity.parent_scopes,
+            managed_by: identity.managed_by,
+            connection: identity.connection,
         }
     }
 
@@ -216,6 +353,47 @@ fn fill_keys(authentication: &mut Authentication, keys: KeyPair) {
             pair.primary = Key::generate().to_base64();
             pair.secondary = Key::generate().to_base64();
         }
+    }
+}
+
+/// An Edge device's scope, which its children are given as theirs.
+fn own_scope(device: &Identity, generation_id: &str) -> String {
+    format!("{}{}-{generation_id}", validate::SCOPE_SCHEME, device.device_id())
+}
+
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+pub(crate) fn refuse_system_module(id: &Identity) -> Result<(), HubError> {
+    match id.module_id().filter(|module| is_system_module(module)) {
+        None => Ok(()),
+        Some(module) => Err(HubError::new(
+            ErrorCode::SystemModuleModifyUnauthorizedAccess,
+            format!("{module} belongs to the hub: it comes and goes with capabilities.iotEdge"),
+        )),
+    }
+}
+
+/// Why an identity could not be made.
+fn create_refused(id: &Identity, error: StoreError) -> HubError {
+    let is_module = id.module_id().is_some();
+    match error {
+        StoreError::AlreadyExists if is_module => HubError::new(
+            ErrorCode::ModuleAlreadyExistsOnDevice,
+            format!("the module {id} exists already"),
+        ),
+        StoreError::AlreadyExists => HubError::new(
+            ErrorCode::DeviceAlreadyExists,
+            format!("a device with the id {id} is already registered"),
+        ),
+        // Only a module can lack something: its device.
+        StoreError::NotFound => device_not_found(id.device_id()),
+        StoreError::LimitReached => HubError::new(
+            ErrorCode::TooManyModulesOnDevice,
+            format!("a device has at most {} modules", dunlin_model::limits::MODULES_PER_DEVICE),
+        ),
+        other => store_failed(other),
     }
 }
 

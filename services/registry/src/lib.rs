@@ -8,13 +8,16 @@ use dunlin_proto::v1::registry_server::RegistryServer;
 use dunlin_runtime::{Component, DeviceLinks, Role};
 use dunlin_storage::{DeviceStore, StoreError};
 use tonic::server::NamedService;
-use tower::ServiceExt;
+use tower::Service;
 use tracing::error;
 
 mod access;
+mod bulk;
+mod connections;
 mod credentials;
 mod identities;
 mod policies;
+mod query_token;
 mod random;
 mod revocation;
 mod seal;
@@ -49,16 +52,30 @@ pub enum BuildError {
 /// Builds the role; a new store gets its policies here.
 pub async fn build(context: Context) -> Result<Component, BuildError> {
     let Context { config, store, links, master_key } = context;
-    let policies = policies::Policies::load(&*store, &master_key).await?;
+    let policies = policies::Policies::load(store.clone(), master_key.clone()).await?;
     let revocation = revocation::Revocation { store: store.clone(), links };
     let identities = identities::Identities { store, key: master_key, revocation };
     let access = access::Access { hostnames: config.hostnames, policies, identities };
     let server = RegistryServer::new(service::Service { access });
-    // As tonic's `Routes` does it, without a fallback: routers of several roles are merged.
-    let routes = axum::Router::new().route_service(
-        &format!("/{}/{{*rest}}", RegistryServer::<service::Service>::NAME),
-        server.map_request(|request: axum::extract::Request| request.map(tonic::body::Body::new)),
-    );
+    // As tonic's `Routes` does it, without a fallback: routers of several roles are merged. Each
+    // call is a task of its own, which goes on when its caller goes away: what has been stored
+    // must also be carried out (a disabled device be disconnected).
+    let service = tower::service_fn(move |request: axum::extract::Request| {
+        let mut server = server.clone();
+        let call = async move { server.call(request.map(tonic::body::Body::new)).await };
+        let call = tokio::spawn(call);
+        async move {
+            Ok::<_, std::convert::Infallible>(match call.await {
+                Ok(Ok(response)) => response,
+                Err(error) => {
+                    error!(%error, "a call died: please report this");
+                    tonic::Status::internal("the call died").into_http()
+                }
+            })
+        }
+    });
+    let path = format!("/{}/{{*rest}}", RegistryServer::<service::Service>::NAME);
+    let routes = axum::Router::new().route_service(&path, service);
     Ok(Component::passive(Role::Registry, routes))
 }
 

@@ -1,16 +1,23 @@
-//! The hub's shared access policies: made once, stored sealed, held in memory.
+//! The hub's shared access policies: stored sealed in one setting, held in memory for a second.
 
-use dunlin_auth::policy::default_policies;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dunlin_auth::policy::{OWNER, default_policies};
 use dunlin_auth::{Key, Permissions, Policy};
-use dunlin_storage::DeviceStore;
+use dunlin_model::{ErrorCode, HubError, limits};
+use dunlin_storage::{DeviceStore, StoreError};
 use serde::{Deserialize, Serialize};
+use tracing::{error, info};
 
-use crate::BuildError;
 use crate::seal::{MasterKey, Unsealable};
+use crate::{BuildError, store_failed};
 
 const SETTING: &str = "policies";
 /// No identity can have this name.
-const OWNER: &str = "hub/settings/";
+const SEALED_FOR: &str = "hub/settings/";
+/// How long a change made by another registry process may go unseen.
+const KEPT: Duration = Duration::from_secs(1);
 
 /// A policy as it stands in the sealed setting.
 #[derive(Serialize, Deserialize)]
@@ -21,26 +28,208 @@ struct Stored {
     secondary: String,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Policies(Vec<Policy>);
+/// The policies at one moment, and the bytes they were read from.
+pub(crate) struct Snapshot {
+    policies: Vec<Policy>,
+    sealed: Vec<u8>,
+    read: Instant,
+}
+
+/// Which key to renew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renew {
+    Primary,
+    Secondary,
+    /// The two change places, so that what was secondary is primary and can then be left alone.
+    Swap,
+}
+
+#[derive(Clone)]
+pub(crate) struct Policies(Arc<Shared>);
+
+struct Shared {
+    store: Arc<dyn DeviceStore>,
+    key: MasterKey,
+    kept: Mutex<Arc<Snapshot>>,
+    /// Held by the one who reads, so that a thousand callers cost one read.
+    reading: tokio::sync::Mutex<()>,
+}
 
 impl Policies {
     /// The stored ones; a new hub gets the five defaults. Of processes that start at once on a new
     /// store, the first to write decides for all.
-    pub(crate) async fn load(store: &dyn DeviceStore, key: &MasterKey) -> Result<Self, BuildError> {
-        let fresh: Vec<_> = default_policies().iter().map(Stored::from).collect();
-        let fresh = serde_json::to_vec(&fresh).expect("strings and numbers are JSON");
-        let sealed = store.setting_init(SETTING, &key.seal(OWNER, SETTING, &fresh)).await?;
-        let text = key.open(OWNER, SETTING, &sealed)?;
-        let stored: Vec<Stored> = serde_json::from_slice(&text).map_err(|_| Unsealable)?;
-        let policies: Option<_> = stored.into_iter().map(Stored::into_policy).collect();
-        Ok(Self(policies.ok_or(Unsealable)?))
+    pub(crate) async fn load(
+        store: Arc<dyn DeviceStore>,
+        key: MasterKey,
+    ) -> Result<Self, BuildError> {
+        let fresh = seal(&key, &default_policies());
+        let sealed = store.setting_init(SETTING, &fresh).await?;
+        let kept = Mutex::new(Arc::new(open(&key, sealed)?));
+        Ok(Self(Arc::new(Shared { store, key, kept, reading: tokio::sync::Mutex::default() })))
     }
 
+    /// The policies as they were a second ago at the latest.
+    pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>, HubError> {
+        let kept = self.kept();
+        if kept.read.elapsed() < KEPT {
+            return Ok(kept);
+        }
+        let _turn = self.0.reading.lock().await;
+        let kept = self.kept();
+        if kept.read.elapsed() < KEPT { Ok(kept) } else { self.read().await }
+    }
+
+    fn kept(&self) -> Arc<Snapshot> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        let snapshot = Arc::new(snapshot);
+        *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.clone();
+        snapshot
+    }
+
+    async fn read(&self) -> Result<Arc<Snapshot>, HubError> {
+        // A change during the read is seen by the next one: the time is taken before.
+        let read = Instant::now();
+        let sealed = self.0.store.setting_get(SETTING).await.map_err(store_failed)?;
+        let sealed = sealed.ok_or_else(|| unreadable(Unsealable))?;
+        let snapshot = open(&self.0.key, sealed).map_err(unreadable)?;
+        Ok(self.keep(Snapshot { read, ..snapshot }))
+    }
+
+    pub(crate) async fn create(&self, new: Policy) -> Result<Policy, HubError> {
+        check_name(&new.name)?;
+        if new.permissions == Permissions::NONE {
+            return Err(invalid("a policy needs one permission at the least"));
+        }
+        self.change(|policies| {
+            if policies.iter().any(|policy| same_name(&policy.name, &new.name)) {
+                return Err(HubError::new(
+                    ErrorCode::GenericConflict,
+                    format!("there is a policy {} already", new.name),
+                ));
+            }
+            if policies.len() >= limits::POLICIES {
+                return Err(HubError::new(
+                    ErrorCode::IotHubQuotaExceeded,
+                    format!("a hub has at most {} shared access policies", limits::POLICIES),
+                ));
+            }
+            policies.push(new.clone());
+            Ok(new.clone())
+        })
+        .await
+        .inspect(|policy| info!(policy = policy.name, "policy created"))
+    }
+
+    pub(crate) async fn renew(&self, name: &str, which: Renew) -> Result<Policy, HubError> {
+        self.change(|policies| {
+            let policy = policies
+                .iter_mut()
+                .find(|policy| same_name(&policy.name, name))
+                .ok_or_else(|| not_found(name))?;
+            match which {
+                Renew::Primary => policy.primary = Key::generate(),
+                Renew::Secondary => policy.secondary = Key::generate(),
+                Renew::Swap => std::mem::swap(&mut policy.primary, &mut policy.secondary),
+            }
+            Ok(policy.clone())
+        })
+        .await
+        .inspect(|policy| info!(policy = policy.name, ?which, "policy key renewed"))
+    }
+
+    pub(crate) async fn delete(&self, name: &str) -> Result<(), HubError> {
+        if same_name(name, OWNER) {
+            return Err(HubError::new(
+                ErrorCode::GenericForbidden,
+                format!("{OWNER} cannot be deleted: nobody could manage the policies any more"),
+            ));
+        }
+        self.change(|policies| {
+            let before = policies.len();
+            policies.retain(|policy| !same_name(&policy.name, name));
+            if policies.len() == before { Err(not_found(name)) } else { Ok(()) }
+        })
+        .await?;
+        info!(policy = name, "policy deleted");
+        Ok(())
+    }
+
+    /// Changes what is stored, and again what was changed in between.
+    async fn change<T>(
+        &self,
+        change: impl Fn(&mut Vec<Policy>) -> Result<T, HubError>,
+    ) -> Result<T, HubError> {
+        loop {
+            let old = self.read().await?;
+            let mut policies = old.policies.clone();
+            let outcome = change(&mut policies)?;
+            let sealed = seal(&self.0.key, &policies);
+            match self.0.store.setting_replace(SETTING, &old.sealed, &sealed).await {
+                Ok(()) => {
+                    self.keep(Snapshot { policies, sealed, read: Instant::now() });
+                    return Ok(outcome);
+                }
+                Err(StoreError::PreconditionFailed) => {}
+                Err(other) => return Err(store_failed(other)),
+            }
+        }
+    }
+}
+
+impl Snapshot {
     /// Names are compared without letter case, as the service does.
     pub(crate) fn get(&self, name: &str) -> Option<&Policy> {
-        self.0.iter().find(|policy| policy.name.eq_ignore_ascii_case(name))
+        self.policies.iter().find(|policy| same_name(&policy.name, name))
     }
+
+    pub(crate) fn all(&self) -> &[Policy] {
+        &self.policies
+    }
+}
+
+fn same_name(a: &str, b: &str) -> bool {
+    a.eq_ignore_ascii_case(b)
+}
+
+/// Names go into connection strings, tokens and paths as they are.
+fn check_name(name: &str) -> Result<(), HubError> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if (1..=limits::POLICY_NAME_CHARS).contains(&name.len()) && name.bytes().all(allowed) {
+        Ok(())
+    } else {
+        Err(invalid("a policy name has 1 to 64 letters, digits, -, _ or ."))
+    }
+}
+
+pub(crate) fn not_found(name: &str) -> HubError {
+    // The name is the caller's text: it is cut before it reaches a log.
+    let name: String = name.chars().take(limits::POLICY_NAME_CHARS).collect();
+    HubError::new(ErrorCode::GenericNotFound, format!("there is no policy {name:?}"))
+}
+
+fn invalid(message: &str) -> HubError {
+    HubError::new(ErrorCode::ArgumentInvalid, message)
+}
+
+fn unreadable(error: Unsealable) -> HubError {
+    error!(%error, "the shared access policies cannot be read");
+    HubError::new(ErrorCode::ServerError, "the shared access policies cannot be read")
+}
+
+fn seal(key: &MasterKey, policies: &[Policy]) -> Vec<u8> {
+    let stored: Vec<_> = policies.iter().map(Stored::from).collect();
+    let text = serde_json::to_vec(&stored).expect("strings and numbers are JSON");
+    key.seal(SEALED_FOR, SETTING, &text)
+}
+
+fn open(key: &MasterKey, sealed: Vec<u8>) -> Result<Snapshot, Unsealable> {
+    let text = key.open(SEALED_FOR, SETTING, &sealed)?;
+    let stored: Vec<Stored> = serde_json::from_slice(&text).map_err(|_| Unsealable)?;
+    let policies: Option<_> = stored.into_iter().map(Stored::into_policy).collect();
+    Ok(Snapshot { policies: policies.ok_or(Unsealable)?, sealed, read: Instant::now() })
 }
 
 impl From<&Policy> for Stored {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use dunlin_model::{ErrorCode, Identity, Status};
 use dunlin_runtime::{DeviceLinks, clock};
-use dunlin_storage::DeviceStore;
 use dunlin_storage::device_store::StoredIdentity;
+use dunlin_storage::{DeviceStore, StoreError};
 use tracing::error;
 
 use crate::store_failed;
@@ -54,20 +54,23 @@ impl Revocation {
     }
 
     /// What will be gone with an identity: it, its modules, and the version its modules add to.
-    pub(crate) async fn before_delete(&self, id: &Identity) -> Doomed {
-        let device = self.store.identity_get(&device_of(id)).await.ok().flatten();
-        Doomed {
+    ///
+    /// An error is the deletion's: without this its connections could not be ended.
+    pub(crate) async fn before_delete(&self, id: &Identity) -> Result<Doomed, StoreError> {
+        let device = self.store.identity_get(&device_of(id)).await?;
+        Ok(Doomed {
             device_version: device.map_or(0, |device| device.auth_version),
             modules: match id.module_id() {
-                None => self.modules(id).await,
+                None => self.store.module_list(id.device_id()).await?,
                 Some(_) => Vec::new(),
             },
-        }
+        })
     }
 
     /// After an identity was deleted.
     pub(crate) async fn deleted(&self, id: &Identity, doomed: Doomed) {
-        let now = first_auth_version();
+        // The clock may have gone back since the identity was made.
+        let now = first_auth_version().max(doomed.device_version + 1);
         let of_module = doomed.device_version + now;
         let own = if id.module_id().is_some() { of_module } else { now };
         self.revoke(id, own, ErrorCode::DeviceNotFound).await;

@@ -1,15 +1,20 @@
 //! The gRPC face of the registry.
 
-use dunlin_auth::Permissions;
-use dunlin_model::{Authentication, DeviceIdentity, ErrorCode, HubError, Identity, Status};
+use dunlin_auth::{Key, Permissions, Policy};
+use dunlin_model::{
+    Authentication, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair, Status,
+};
 use dunlin_proto::status::to_status;
 use dunlin_proto::v1;
-use dunlin_storage::device_store::IfMatch;
+use dunlin_storage::device_store::{IfMatch, Statistics};
 use tonic::{Request, Response};
 use tracing::debug;
 
 use crate::access::Access;
+use crate::bulk::{Mode, Row};
 use crate::identities::Written;
+use crate::policies::{self, Renew};
+use crate::{connections, store_failed};
 
 type Answer<T> = Result<Response<T>, tonic::Status>;
 
@@ -44,10 +49,26 @@ impl v1::registry_server::Registry for Service {
         request: Request<v1::AuthorizeRequest>,
     ) -> Answer<v1::AuthorizeResponse> {
         let request = request.into_inner();
-        let policy = Permissions::from_bits(request.permissions)
-            .ok_or_else(|| invalid("unknown permission bits"))
-            .and_then(|wanted| self.access.authorize(&request.sas_token, &request.path, wanted));
-        answer(policy.map(|policy| v1::AuthorizeResponse { policy }))
+        let v1::AuthorizeRequest { sas_token, path, .. } = &request;
+        let authorize = async {
+            let wanted = permissions(request.permissions)?;
+            match &request.query_token {
+                Some(token) => self.access.authorize_query(token, path, wanted).await,
+                None => self.access.authorize(sas_token, path, wanted).await,
+            }
+        };
+        answer(authorize.await.map(|policy| v1::AuthorizeResponse { policy }))
+    }
+
+    async fn issue_query_token(
+        &self,
+        request: Request<v1::IssueQueryTokenRequest>,
+    ) -> Answer<v1::QueryToken> {
+        let v1::IssueQueryTokenRequest { sas_token, path, permissions: bits } =
+            request.into_inner();
+        let issue =
+            async { self.access.issue_query_token(&sas_token, &path, permissions(bits)?).await };
+        answer(issue.await.map(|(token, expires)| v1::QueryToken { token, expires }))
     }
 
     async fn create_identity(&self, request: Request<v1::Identity>) -> Answer<v1::Identity> {
@@ -104,18 +125,135 @@ impl v1::registry_server::Registry for Service {
         answer(delete.await.map(|()| v1::DeleteIdentityResponse {}))
     }
 
-    async fn get_policy(&self, request: Request<v1::GetPolicyRequest>) -> Answer<v1::Policy> {
-        let name = request.into_inner().name;
-        let policy = self.access.policies.get(&name).ok_or_else(|| {
-            HubError::new(ErrorCode::GenericNotFound, format!("there is no policy {name:?}"))
-        });
-        answer(policy.map(|policy| v1::Policy {
-            name: policy.name.clone(),
-            permissions: policy.permissions.bits(),
-            primary_key: policy.primary.to_base64(),
-            secondary_key: policy.secondary.to_base64(),
+    async fn write_identities(
+        &self,
+        request: Request<v1::WriteIdentitiesRequest>,
+    ) -> Answer<v1::WriteIdentitiesResponse> {
+        let rows = request.into_inner().rows.into_iter().map(row).collect();
+        let results = self.access.identities.write_rows(rows).await;
+        answer(results.map(|results| v1::WriteIdentitiesResponse {
+            results: results.into_iter().map(Into::into).collect(),
         }))
     }
+
+    async fn regenerate_keys(
+        &self,
+        request: Request<v1::RegenerateKeysRequest>,
+    ) -> Answer<v1::RegenerateKeysResponse> {
+        let v1::RegenerateKeysRequest { ids, primary, secondary } = request.into_inner();
+        let results = self.access.identities.regenerate(ids, primary, secondary).await;
+        answer(results.map(|results| v1::RegenerateKeysResponse {
+            results: results.into_iter().map(regenerated).collect(),
+        }))
+    }
+
+    async fn get_statistics(&self, _: Request<v1::GetStatisticsRequest>) -> Answer<v1::Statistics> {
+        let counted = self.access.identities.store.device_statistics().await.map_err(store_failed);
+        answer(counted.map(|Statistics { devices, disabled, connected }| v1::Statistics {
+            devices,
+            disabled,
+            connected,
+        }))
+    }
+
+    async fn record_connections(
+        &self,
+        request: Request<v1::RecordConnectionsRequest>,
+    ) -> Answer<v1::RecordConnectionsResponse> {
+        let store = &*self.access.identities.store;
+        let recorded = connections::record(store, request.into_inner().reports).await;
+        answer(recorded.map(|()| v1::RecordConnectionsResponse {}))
+    }
+
+    async fn get_policy(&self, request: Request<v1::GetPolicyRequest>) -> Answer<v1::Policy> {
+        let name = request.into_inner().name;
+        let get = async {
+            let policies = self.access.policies.snapshot().await?;
+            policies.get(&name).cloned().ok_or_else(|| policies::not_found(&name))
+        };
+        answer(get.await.map(|policy| shown(&policy)))
+    }
+
+    async fn list_policies(&self, _: Request<v1::ListPoliciesRequest>) -> Answer<v1::PolicyList> {
+        let policies = self.access.policies.snapshot().await;
+        answer(policies.map(|policies| v1::PolicyList {
+            policies: policies.all().iter().map(shown).collect(),
+        }))
+    }
+
+    async fn create_policy(&self, request: Request<v1::Policy>) -> Answer<v1::Policy> {
+        let create = async {
+            let new = policy(request.into_inner())?;
+            self.access.policies.create(new).await
+        };
+        answer(create.await.map(|policy| shown(&policy)))
+    }
+
+    async fn renew_policy_key(
+        &self,
+        request: Request<v1::RenewPolicyKeyRequest>,
+    ) -> Answer<v1::Policy> {
+        let request = request.into_inner();
+        let which = match request.key() {
+            v1::PolicyKey::Primary => Ok(Renew::Primary),
+            v1::PolicyKey::Secondary => Ok(Renew::Secondary),
+            v1::PolicyKey::Swap => Ok(Renew::Swap),
+            v1::PolicyKey::Unspecified => Err(invalid("key is missing")),
+        };
+        let renew = async { self.access.policies.renew(&request.name, which?).await };
+        answer(renew.await.map(|policy| shown(&policy)))
+    }
+
+    async fn delete_policy(
+        &self,
+        request: Request<v1::DeletePolicyRequest>,
+    ) -> Answer<v1::DeletePolicyResponse> {
+        let deleted = self.access.policies.delete(&request.into_inner().name).await;
+        answer(deleted.map(|()| v1::DeletePolicyResponse {}))
+    }
+}
+
+fn permissions(bits: u32) -> Result<Permissions, HubError> {
+    Permissions::from_bits(bits).ok_or_else(|| invalid("unknown permission bits"))
+}
+
+fn shown(policy: &Policy) -> v1::Policy {
+    v1::Policy {
+        name: policy.name.clone(),
+        permissions: policy.permissions.bits(),
+        primary_key: policy.primary.to_base64(),
+        secondary_key: policy.secondary.to_base64(),
+    }
+}
+
+/// Keys follow the rule of device keys: both or none.
+fn policy(wire: v1::Policy) -> Result<Policy, HubError> {
+    let (primary, secondary) = match (wire.primary_key.as_str(), wire.secondary_key.as_str()) {
+        ("", "") => (Key::generate(), Key::generate()),
+        ("", _) | (_, "") => return Err(invalid("give both keys or none")),
+        (primary, secondary) => (Key::from_base64(primary)?, Key::from_base64(secondary)?),
+    };
+    Ok(Policy { name: wire.name, permissions: permissions(wire.permissions)?, primary, secondary })
+}
+
+fn row(wire: v1::IdentityRow) -> Result<Row, HubError> {
+    let mode = match wire.mode() {
+        v1::RowMode::Create => Mode::Create,
+        v1::RowMode::Update => Mode::Update,
+        v1::RowMode::Delete => Mode::Delete,
+        v1::RowMode::CreateOrUpdate => Mode::CreateOrUpdate,
+        v1::RowMode::Unspecified => return Err(invalid("the mode of a row is missing")),
+    };
+    let identity = wire.identity.ok_or_else(|| invalid("the identity of a row is missing"))?;
+    Ok(Row { written: written(identity)?, mode, if_match: if_match(wire.if_match) })
+}
+
+fn regenerated(result: Result<KeyPair, HubError>) -> v1::RegeneratedKeys {
+    let (keys, error) = match result {
+        Ok(keys) => (Some(keys.into()), None),
+        Err(error) => (None, Some(error)),
+    };
+    v1::RegeneratedKeys { result: Some(error.into()), keys }
 }
 
 /// What of an identity is the client's to write; the rest of the message is ignored.
@@ -129,6 +267,10 @@ fn written(wire: v1::Identity) -> Result<Written, HubError> {
         id: Identity::parse(&wire.id)?,
         status_reason: wire.status_reason,
         authentication: wire.authentication.map(Authentication::try_from).transpose()?,
+        iot_edge: wire.iot_edge,
+        device_scope: wire.device_scope,
+        parent_scopes: wire.parent_scopes.map(|list| list.scopes),
+        managed_by: wire.managed_by,
     })
 }
 

@@ -3,6 +3,9 @@
 use dunlin_auth::Key;
 use dunlin_model::{Authentication, DeviceIdentity, ErrorCode, HubError, KeyPair, Status, limits};
 
+/// How every scope begins.
+pub(crate) const SCOPE_SCHEME: &str = "ms-azure-iot-edge://";
+
 fn invalid(message: impl Into<String>) -> HubError {
     HubError::new(ErrorCode::ArgumentInvalid, message)
 }
@@ -18,11 +21,36 @@ pub(crate) fn identity(identity: &DeviceIdentity) -> Result<(), HubError> {
             limits::STATUS_REASON_CHARS
         )));
     }
+    let manager = identity.managed_by.as_deref().unwrap_or_default();
+    if manager.chars().count() > limits::ID_CHARS {
+        return Err(invalid(format!("managedBy has at most {} characters", limits::ID_CHARS)));
+    }
+    if identity.parent_scopes.len() > limits::PARENT_SCOPES {
+        return Err(bad_scope(format!("there are at most {} parentScopes", limits::PARENT_SCOPES)));
+    }
+    identity.device_scope.iter().chain(&identity.parent_scopes).try_for_each(|text| scope(text))?;
     match &identity.authentication {
         Authentication::Sas(keys) => sas(keys),
         Authentication::SelfSigned(thumbprints) => self_signed(thumbprints),
         Authentication::CertificateAuthority | Authentication::None => Ok(()),
     }
+}
+
+/// Whether there is such an Edge device is not looked at: a parent may be made anew.
+fn scope(text: &str) -> Result<(), HubError> {
+    let named = text.strip_prefix(SCOPE_SCHEME).is_some_and(|rest| !rest.is_empty());
+    if named && text.len() <= limits::SCOPE_BYTES && text.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err(bad_scope(format!(
+            "a scope reads {SCOPE_SCHEME}ID-GENERATION and has at most {} characters",
+            limits::SCOPE_BYTES
+        )))
+    }
+}
+
+fn bad_scope(message: String) -> HubError {
+    HubError::new(ErrorCode::InvalidDeviceScope, message)
 }
 
 /// No keys at all means "make them"; one of two is a mistake, as the SDKs see it.
@@ -54,7 +82,7 @@ fn self_signed(thumbprints: &KeyPair) -> Result<(), HubError> {
 
 #[cfg(test)]
 mod tests {
-    use dunlin_model::Identity;
+    use dunlin_model::{ConnectionState, Identity};
 
     use super::*;
 
@@ -70,10 +98,18 @@ mod tests {
                 status_reason: None,
                 status_updated: 0,
                 authentication: Authentication::None,
+                iot_edge: false,
+                device_scope: None,
+                parent_scopes: Vec::new(),
+                managed_by: None,
+                connection: ConnectionState::default(),
             };
             change(&mut new);
             let message = identity(&new).err().map(|error| {
-                assert_eq!(error.code, ErrorCode::ArgumentInvalid);
+                let scopes = error.message.contains("cope");
+                let code =
+                    if scopes { ErrorCode::InvalidDeviceScope } else { ErrorCode::ArgumentInvalid };
+                assert_eq!(error.code, code);
                 error.message
             });
             match (message, want) {
@@ -103,6 +139,16 @@ mod tests {
         check(|new| new.authentication = self_signed("", ""), Some("needs"));
         check(|new| new.authentication = self_signed(&sha1[1..], ""), Some("40"));
         check(|new| new.authentication = self_signed(&"x".repeat(40), ""), Some("hexadecimal"));
+        let scoped = |rest: &str| Some(format!("{SCOPE_SCHEME}{rest}"));
+        check(|new| new.device_scope = scoped("parent-1"), None);
+        check(|new| new.device_scope = scoped(""), Some("reads"));
+        check(|new| new.device_scope = scoped(&"x".repeat(256)), Some("256"));
+        check(|new| new.device_scope = Some("parent".into()), Some("reads"));
+        check(|new| new.parent_scopes = scoped("a\nb").into_iter().collect(), Some("reads"));
+        check(|new| new.parent_scopes = vec![scoped("a").expect("one"); 4], None);
+        check(|new| new.parent_scopes = vec![scoped("a").expect("one"); 5], Some("at most 4"));
+        check(|new| new.managed_by = Some("x".repeat(128)), None);
+        check(|new| new.managed_by = Some("x".repeat(129)), Some("managedBy"));
         check(
             |new| {
                 new.id = Identity::module("d", "m").expect("an id");

@@ -61,6 +61,10 @@ fn scope_is_matched_by_whole_segments() {
     check("localhost/devices/d/modules/m", "d", false);
     check("localhost/devices/d/modules/m", "d/m", true);
     check("localhost/devices/d/modules/m/x", "d/m", false);
+    check("localhost/devices/d/modules/m/api-version=1", "d/m", true);
+    check("localhost/devices/d/modules/api-version=1", "d/api-version=1", true);
+    check("localhost/devices/d/modules/api-version=1", "d", false);
+    check("localhost/devices/d/api-version=1", "d/api-version=1", false);
     check("localhost/devices/d/modules", "d/m", false);
     check("localhost/devices/d/messages", "d", false);
     check("localhost/twins/d", "d", false);

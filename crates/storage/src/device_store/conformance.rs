@@ -4,11 +4,17 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use dunlin_model::{Identity, Status};
+use dunlin_model::{ConnectionState, Identity, Status};
 use tokio::task::JoinSet;
 
 use super::{DeviceStore, IfMatch, StoredIdentity};
+
+mod connections;
+mod groups;
+
 use crate::StoreError;
+pub use connections::*;
+pub use groups::*;
 
 type Store = Arc<dyn DeviceStore>;
 
@@ -31,6 +37,11 @@ pub fn sample(joined: &str) -> StoredIdentity {
         auth_type: "sas".into(),
         credentials: vec![0, 1, 0xff],
         auth_version: 7,
+        iot_edge: !joined.contains('/'),
+        device_scope: Some(format!("scope of {joined}")),
+        parent_scopes: vec!["first parent".into(), "second".into()],
+        managed_by: Some("somebody".into()),
+        connection: ConnectionState::default(),
     }
 }
 
@@ -69,6 +80,9 @@ pub async fn create_stores_every_field(store: Store) {
     module.status_reason = None;
     module.credentials = Vec::new();
     module.auth_version = 0;
+    module.device_scope = None;
+    module.parent_scopes = Vec::new();
+    module.managed_by = None;
     store.identity_create(module.clone()).await.expect("create");
     assert_eq!(get(&store, "d").await, Some(device));
     assert_eq!(get(&store, "d/m").await, Some(module));
@@ -279,6 +293,27 @@ pub async fn setting_init_keeps_the_first(store: Store) {
     assert_eq!(store.setting_init("a", b"second").await.expect("init"), b"first");
     assert_eq!(store.setting_init("A", b"").await.expect("init"), b"");
     assert_eq!(store.setting_init("A", b"late").await.expect("init"), b"");
+}
+
+pub async fn setting_replace_wants_what_is_stored(store: Store) {
+    assert_eq!(store.setting_get("a").await.expect("get"), None);
+    let missing = store.setting_replace("a", b"", b"new").await;
+    assert!(matches!(missing, Err(StoreError::NotFound)));
+    store.setting_init("a", b"1").await.expect("init");
+    store.setting_replace("a", b"1", b"2").await.expect("replace");
+    let stale = store.setting_replace("a", b"1", b"3").await;
+    assert!(matches!(stale, Err(StoreError::PreconditionFailed)));
+    assert_eq!(store.setting_get("a").await.expect("get").as_deref(), Some(&b"2"[..]));
+    assert_eq!(store.setting_get("A").await.expect("get"), None);
+}
+
+pub async fn of_concurrent_setting_replaces_one_wins(store: Store) {
+    store.setting_init("a", b"old").await.expect("init");
+    let outcomes = race(|n| {
+        let store = Arc::clone(&store);
+        async move { store.setting_replace("a", b"old", &n.to_le_bytes()).await.is_ok() }
+    });
+    assert_eq!(outcomes.await.iter().filter(|won| **won).count(), 1);
 }
 
 pub async fn concurrent_setting_inits_agree(store: Store) {

@@ -1,9 +1,10 @@
-//! `DeviceStore`: devices and modules, and the hub's own settings.
+//! `DeviceStore`: devices and modules, their connections, and the hub's own settings.
 
 use async_trait::async_trait;
-use dunlin_model::{Identity, Status};
+use dunlin_model::{ConnectionState, Identity, Status};
 
 use crate::StoreError;
+use crate::presence::Epoch;
 
 pub mod conformance;
 mod sqlite;
@@ -28,6 +29,13 @@ pub struct StoredIdentity {
     pub credentials: Vec<u8>,
     /// Grows by one with each change of status or credentials: an older claim is refused by it.
     pub auth_version: u64,
+    pub iot_edge: bool,
+    pub device_scope: Option<String>,
+    /// None of them holds a line break.
+    pub parent_scopes: Vec<String>,
+    pub managed_by: Option<String>,
+    /// Read only: what a write says of it counts for nothing. `connections_record` writes it.
+    pub connection: ConnectionState,
 }
 
 /// What an `If-Match` header asks of a stored ETag.
@@ -46,7 +54,50 @@ impl IfMatch {
     }
 }
 
-/// Devices, modules and hub settings.
+/// One change of one identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentityWrite {
+    /// Stores a new device or module. `AlreadyExists` if the id is taken; `NotFound` if a module's
+    /// device does not exist; `LimitReached` if that device has
+    /// [`MODULES_PER_DEVICE`](dunlin_model::limits::MODULES_PER_DEVICE) modules, of which the
+    /// system modules count neither as held nor as new. `auth_version` is stored as given.
+    Create(StoredIdentity),
+    /// Replaces every field but `id`, `generation_id` and `auth_version`; the last is raised by one
+    /// if `status`, `auth_type` or `credentials` differ. `NotFound`, or `PreconditionFailed` if the
+    /// stored ETag does not match (`NotFound` comes first).
+    Replace(StoredIdentity, IfMatch),
+    /// Removes an identity, what is known of its connection, and the modules of a device with it.
+    /// Errors as `Replace`.
+    Delete(Identity, IfMatch),
+}
+
+/// What became of a group of writes: of each, what is stored now (`None`: deleted).
+pub type Written = Result<Vec<Option<StoredIdentity>>, StoreError>;
+
+/// What a gateway tells of connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectionReport {
+    /// The state of one connection: as often as it is told, it is the same.
+    ///
+    /// Nothing happens unless the identity exists in that generation, nor if a connection with a
+    /// newer epoch is on record. Of one epoch, a connection keeps the time at which it began, does
+    /// not come back once it has ended, and after that is only ever taken to have been active
+    /// later. Activity never goes back in time.
+    State { id: Identity, generation_id: String, epoch: Epoch, state: ConnectionState },
+    /// Every connection with an older epoch is over, as of `at` (Unix milliseconds): the process
+    /// that held it is gone and could not tell.
+    EndBefore { epoch: Epoch, at: i64 },
+}
+
+/// How many devices (not modules) there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Statistics {
+    pub devices: u64,
+    pub disabled: u64,
+    pub connected: u64,
+}
+
+/// Devices, modules, their connections and hub settings.
 ///
 /// * Every method is atomic and durable when it returns: a crash right after loses nothing of it,
 ///   a crash before leaves nothing of it.
@@ -56,9 +107,12 @@ impl IfMatch {
 ///   so that two sides given the same operations hold the same.
 #[async_trait]
 pub trait DeviceStore: Send + Sync + 'static {
-    /// Stores a new device or module. `AlreadyExists` if the id is taken; `NotFound` if a module's
-    /// device does not exist. `auth_version` is stored as given.
-    async fn identity_create(&self, new: StoredIdentity) -> Result<(), StoreError>;
+    /// Applies groups of writes in order, in one transaction. A group takes effect whole or not at
+    /// all: its first refused write refuses it. A refused group changes nothing for the others.
+    async fn identity_write(
+        &self,
+        groups: Vec<Vec<IdentityWrite>>,
+    ) -> Result<Vec<Written>, StoreError>;
 
     async fn identity_get(&self, id: &Identity) -> Result<Option<StoredIdentity>, StoreError>;
 
@@ -68,24 +122,57 @@ pub trait DeviceStore: Send + Sync + 'static {
     /// The modules of a device, ordered by id, bytewise; empty if there is no such device.
     async fn module_list(&self, device: &str) -> Result<Vec<StoredIdentity>, StoreError>;
 
-    /// Replaces every field but `id`, `generation_id` and `auth_version`; the last is raised by one
-    /// if `status`, `auth_type` or `credentials` differ. Returns what is stored now. `NotFound`,
-    /// or `PreconditionFailed` if the stored ETag does not match (`NotFound` comes first).
-    async fn identity_replace(
-        &self,
-        new: StoredIdentity,
-        if_match: IfMatch,
-    ) -> Result<StoredIdentity, StoreError>;
+    async fn device_statistics(&self) -> Result<Statistics, StoreError>;
 
-    /// Removes an identity, and the modules of a device with it. Errors as `identity_replace`.
-    async fn identity_delete(&self, id: &Identity, if_match: IfMatch) -> Result<(), StoreError>;
+    /// Takes in reports, in order. One that is out of date is passed over, not refused.
+    async fn connections_record(&self, reports: Vec<ConnectionReport>) -> Result<(), StoreError>;
+
+    async fn setting_get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Stores a setting unless one of that name exists; returns the one that is stored now. Two
     /// processes that start at once so agree on what either made up.
     async fn setting_init(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, StoreError>;
 
+    /// Replaces a setting whose stored bytes are `old`. `NotFound` if there is none of that name,
+    /// `PreconditionFailed` if it is another by now.
+    async fn setting_replace(&self, name: &str, old: &[u8], new: &[u8]) -> Result<(), StoreError>;
+
     /// The next number of a sequence that never repeats and never goes back, 1 first: the
     /// generation in an epoch (`generation << 40 | counter`). `Unavailable` rather than a number
     /// of more than the 24 bits an epoch has for it.
     async fn epoch_generation_next(&self) -> Result<u32, StoreError>;
+}
+
+/// [`DeviceStore::identity_write`] for one write alone.
+impl dyn DeviceStore {
+    pub async fn identity_create(&self, new: StoredIdentity) -> Result<(), StoreError> {
+        self.write_one(IdentityWrite::Create(new)).await.map(drop)
+    }
+
+    /// Returns what is stored now.
+    pub async fn identity_replace(
+        &self,
+        new: StoredIdentity,
+        if_match: IfMatch,
+    ) -> Result<StoredIdentity, StoreError> {
+        let stored = self.write_one(IdentityWrite::Replace(new, if_match)).await?;
+        stored.ok_or_else(incomplete)
+    }
+
+    pub async fn identity_delete(
+        &self,
+        id: &Identity,
+        if_match: IfMatch,
+    ) -> Result<(), StoreError> {
+        self.write_one(IdentityWrite::Delete(id.clone(), if_match)).await.map(drop)
+    }
+
+    async fn write_one(&self, write: IdentityWrite) -> Result<Option<StoredIdentity>, StoreError> {
+        let mut groups = self.identity_write(vec![vec![write]]).await?;
+        groups.pop().ok_or_else(incomplete)??.pop().ok_or_else(incomplete)
+    }
+}
+
+fn incomplete() -> StoreError {
+    StoreError::unavailable("device", "an answer for each write was expected")
 }

@@ -35,7 +35,16 @@ conforms!(
     delete_takes_the_modules_along,
     delete_looks_for_the_id_before_the_etag,
     a_module_never_outlives_its_device,
+    a_refused_group_changes_nothing_for_the_others,
+    a_device_has_a_limited_number_of_modules,
+    statistics_count_devices,
+    the_newest_connection_is_on_record,
+    a_connection_belongs_to_one_generation,
+    writes_leave_the_connection_alone,
+    what_nobody_could_tell_of_is_ended,
     setting_init_keeps_the_first,
+    setting_replace_wants_what_is_stored,
+    of_concurrent_setting_replaces_one_wins,
     concurrent_setting_inits_agree,
     epoch_generations_never_repeat,
 );
@@ -43,7 +52,9 @@ conforms!(
 #[tokio::test]
 async fn everything_outlives_the_process() {
     let temp = tempdir().expect("temp");
-    let open = || SqliteDeviceStore::new(DataFolder::open(temp.path()).expect("open").sqlite());
+    let open = || -> Arc<dyn DeviceStore> {
+        Arc::new(SqliteDeviceStore::new(DataFolder::open(temp.path()).expect("open").sqlite()))
+    };
     let store = open();
     store.identity_create(sample("d")).await.expect("create");
     store.identity_create(sample("d/m")).await.expect("create");

@@ -15,6 +15,11 @@ pub use memory::MemoryPresence;
 /// Fences one connection of an identity from the next: `generation << 40 | counter`.
 pub type Epoch = u64;
 
+/// The first epoch of a generation: every one of an earlier generation is older.
+pub fn first_epoch(generation: u32) -> Epoch {
+    Epoch::from(generation) << 40
+}
+
 /// Who holds a connection of an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {

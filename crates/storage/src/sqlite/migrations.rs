@@ -36,6 +36,24 @@ pub(super) const MIGRATIONS: &[&str] = &[
         next INTEGER NOT NULL,
         PRIMARY KEY (topic, consumer_group, partition)
     ) STRICT, WITHOUT ROWID;",
+    // 3: IoT Edge and who manages a module; connections, apart from identities because they are
+    // written far more often; what statistics count.
+    "ALTER TABLE identity ADD COLUMN iot_edge INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE identity ADD COLUMN device_scope TEXT;
+    ALTER TABLE identity ADD COLUMN parent_scopes TEXT NOT NULL DEFAULT '';
+    ALTER TABLE identity ADD COLUMN managed_by TEXT;
+    CREATE INDEX identity_disabled ON identity (device_id)
+        WHERE status = 'disabled' AND module_id = '';
+    CREATE TABLE device_state (
+        device_id TEXT NOT NULL,
+        module_id TEXT NOT NULL,
+        epoch INTEGER NOT NULL,
+        connected INTEGER NOT NULL,
+        connection_updated INTEGER NOT NULL,
+        last_activity INTEGER NOT NULL,
+        PRIMARY KEY (device_id, module_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX device_state_connected ON device_state (epoch, module_id) WHERE connected = 1;",
 ];
 
 pub(super) fn known() -> u32 {

@@ -1,14 +1,16 @@
 //! Tests of the data folder and of grouped commits.
 
 use std::os::unix::fs::PermissionsExt;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
+use dunlin_model::ConnectionState;
 use rusqlite::Connection;
 use tempfile::tempdir;
 use tokio::sync::oneshot;
 
 use super::{DataFolder, FolderError, Sqlite, migrations};
-use crate::StoreError;
+use crate::device_store::SqliteDeviceStore;
+use crate::{DeviceStore, StoreError};
 
 async fn add(sqlite: &Sqlite, name: &'static str) -> Result<(), StoreError> {
     sqlite
@@ -99,6 +101,28 @@ async fn an_older_schema_is_migrated_with_what_it_holds() {
         Ok(db.query_row("SELECT count(*) FROM group_position", [], |row| row.get::<_, u32>(0))?)
     });
     assert_eq!(groups.await.expect("the new table"), 0);
+}
+
+#[tokio::test]
+async fn identities_of_schema_2_are_read_after_the_migration() {
+    let temp = tempdir().expect("temp");
+    let old = Connection::open(temp.path().join("hub.sqlite")).expect("database");
+    for step in &migrations::MIGRATIONS[..2] {
+        old.execute_batch(step).expect("a step");
+    }
+    old.pragma_update(None, "user_version", 2).expect("version");
+    let row = "INSERT INTO identity VALUES
+               ('d', '', 'g', 'e', 'disabled', NULL, 5, 'sas', x'01', 7)";
+    old.execute(row, []).expect("row");
+    drop(old);
+    let sqlite = DataFolder::open(temp.path()).expect("open").sqlite();
+    let store: Arc<dyn DeviceStore> = Arc::new(SqliteDeviceStore::new(sqlite));
+    let device = store.device_list(1).await.expect("list").remove(0);
+    assert_eq!((device.auth_version, device.iot_edge, device.device_scope), (7, false, None));
+    assert!(device.parent_scopes.is_empty());
+    assert_eq!(device.connection, ConnectionState::default());
+    let counted = store.device_statistics().await.expect("count");
+    assert_eq!((counted.devices, counted.disabled, counted.connected), (1, 1, 0));
 }
 
 #[tokio::test]

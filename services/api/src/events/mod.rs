@@ -18,6 +18,10 @@ use crate::guard::query;
 
 mod json;
 mod stream;
+pub(crate) mod token;
+
+/// Where the stream is; a token of `token` is good for it alone.
+const PATH: &str = "/dunlin/v1/events";
 
 /// The built-in endpoint reads what devices send as it comes, until routing fills a topic for it.
 const TOPIC: &str = TOPIC_D2C;
@@ -30,7 +34,7 @@ pub(crate) struct Events {
 }
 
 pub(crate) fn router(events: Events) -> Router {
-    Router::new().route("/dunlin/v1/events", get(open)).with_state(events)
+    Router::new().route(PATH, get(open)).with_state(events)
 }
 
 /// What a reader asks for.

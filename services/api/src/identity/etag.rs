@@ -18,10 +18,17 @@ pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, ApiError> {
     let text = value
         .to_str()
         .map_err(|_| ApiError::new(ErrorCode::ArgumentInvalid, "If-Match is not ASCII text"))?;
-    let text = text.trim();
-    let text = text.strip_prefix("W/").unwrap_or(text);
-    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let bare = bare(text);
     Ok(if bare == "*" { Condition::Any } else { Condition::Etag(bare.to_owned()) })
+}
+
+/// An ETag without what may stand around it.
+pub(super) fn bare(text: &str) -> &str {
+    let text = text.trim();
+    // An unquoted ETag may itself begin like that.
+    let weak = text.strip_prefix("W/").filter(|quoted| quoted.starts_with('"'));
+    let text = weak.unwrap_or(text);
+    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text)
 }
 
 impl Condition {
@@ -36,6 +43,8 @@ impl Condition {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -54,5 +63,19 @@ mod tests {
         }
         check("\"", Condition::Etag("\"".to_owned()));
         check("", Condition::Etag(String::new()));
+    }
+
+    proptest! {
+        #[test]
+        fn an_etag_reads_back_from_every_quoting(etag in "[A-Za-z0-9+/]{1,24}={0,2}") {
+            for text in [etag.clone(), format!("\"{etag}\""), format!("W/\"{etag}\"")] {
+                prop_assert_eq!(bare(&text), &etag);
+            }
+        }
+
+        #[test]
+        fn no_text_panics(text in ".{0,40}") {
+            prop_assert!(bare(&text).len() <= text.len());
+        }
     }
 }

@@ -16,6 +16,9 @@ pub(super) struct Body {
     status_reason: Option<String>,
     authentication: Option<AuthenticationBody>,
     capabilities: Option<Capabilities>,
+    device_scope: Option<String>,
+    parent_scopes: Option<Vec<String>>,
+    managed_by: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -51,6 +54,11 @@ fn invalid(message: impl Into<String>) -> ApiError {
 }
 
 impl Body {
+    /// Of a row in a bulk call, whose ids are named and checked otherwise.
+    pub(super) fn without_ids(self) -> Self {
+        Self { device_id: None, module_id: None, ..self }
+    }
+
     /// The registry's message for the identity the path names.
     pub(super) fn into_wire(
         self,
@@ -62,9 +70,6 @@ impl Body {
         }
         if self.module_id.is_some_and(|id| Some(id.as_str()) != module) {
             return Err(invalid("moduleId of the body is not the one of the path"));
-        }
-        if self.capabilities.is_some_and(|capabilities| capabilities.iot_edge) {
-            return Err(invalid("IoT Edge devices (capabilities.iotEdge) are not supported"));
         }
         let status = match self.status.as_deref().map(|text| (text, Status::parse(text))) {
             None => v1::Status::Unspecified,
@@ -81,6 +86,10 @@ impl Body {
             },
             status: status.into(),
             status_reason: self.status_reason,
+            iot_edge: self.capabilities.map(|capabilities| capabilities.iot_edge),
+            device_scope: self.device_scope,
+            parent_scopes: self.parent_scopes.map(|scopes| v1::ScopeList { scopes }),
+            managed_by: self.managed_by,
             authentication: self.authentication.map(AuthenticationBody::into_wire).transpose()?,
             ..v1::Identity::default()
         })
@@ -114,8 +123,7 @@ fn pair(primary: Option<String>, secondary: Option<String>) -> KeyPair {
     KeyPair { primary: primary.unwrap_or_default(), secondary: secondary.unwrap_or_default() }
 }
 
-/// What clients read. `connectionState`, its time and `lastActivityTime` are left out: the hub
-/// does not keep them yet, and a made-up value would be believed.
+/// What clients read.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Shown {
@@ -124,12 +132,19 @@ pub(super) enum Shown {
         device_id: String,
         generation_id: String,
         etag: String,
+        connection_state: &'static str,
         status: &'static str,
         status_reason: Option<String>,
+        connection_state_updated_time: String,
         status_updated_time: String,
+        last_activity_time: String,
         cloud_to_device_message_count: u32,
         authentication: AuthenticationBody,
         capabilities: Capabilities,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device_scope: Option<String>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        parent_scopes: Vec<String>,
     },
     #[serde(rename_all = "camelCase")]
     Module {
@@ -138,6 +153,9 @@ pub(super) enum Shown {
         device_id: String,
         generation_id: String,
         etag: String,
+        connection_state: &'static str,
+        connection_state_updated_time: String,
+        last_activity_time: String,
         cloud_to_device_message_count: u32,
         authentication: AuthenticationBody,
     },
@@ -145,27 +163,38 @@ pub(super) enum Shown {
 
 impl From<DeviceIdentity> for Shown {
     fn from(identity: DeviceIdentity) -> Self {
-        let DeviceIdentity { id, generation_id, etag, authentication, .. } = identity;
+        let DeviceIdentity { id, generation_id, etag, authentication, connection, .. } = identity;
         let device_id = id.device_id().to_owned();
         let authentication = authentication.into();
+        let connection_state = if connection.connected { "Connected" } else { "Disconnected" };
+        let connection_state_updated_time = time(connection.updated);
+        let last_activity_time = time(connection.last_activity);
         match id.module_id() {
             None => Self::Device {
                 device_id,
                 generation_id,
                 etag,
+                connection_state,
                 status: identity.status.as_str(),
                 status_reason: identity.status_reason,
+                connection_state_updated_time,
                 status_updated_time: time(identity.status_updated),
+                last_activity_time,
                 cloud_to_device_message_count: 0,
                 authentication,
-                capabilities: Capabilities::default(),
+                capabilities: Capabilities { iot_edge: identity.iot_edge },
+                device_scope: identity.device_scope,
+                parent_scopes: identity.parent_scopes,
             },
             Some(module) => Self::Module {
                 module_id: module.to_owned(),
-                managed_by: None,
+                managed_by: identity.managed_by,
                 device_id,
                 generation_id,
                 etag,
+                connection_state,
+                connection_state_updated_time,
+                last_activity_time,
                 cloud_to_device_message_count: 0,
                 authentication,
             },
@@ -249,7 +278,7 @@ mod tests {
         check(json!({"moduleId": "m"}), Err("moduleId"));
         check(json!({"status": "sleeping"}), Err("sleeping"));
         check(json!({"authentication": {"type": "magic"}}), Err("authentication.type"));
-        check(json!({"capabilities": {"iotEdge": true}}), Err("Edge"));
+        check(json!({"capabilities": {"iotEdge": true}, "deviceScope": null}), sas("", ""));
     }
 
     #[test]

@@ -6,13 +6,14 @@ use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use dunlin_model::{DeviceIdentity, ErrorCode, HubError, Identity};
 use dunlin_proto::v1;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_runtime::MeshChannel;
 use serde::Serialize;
 
+use super::bulk;
 use super::etag::{Condition, condition};
 use super::json::{Body, Shown};
 use crate::error::{ApiError, JSON};
@@ -26,8 +27,11 @@ type Module = Result<Path<(String, String)>, PathRejection>;
 
 pub(crate) fn router(registry: RegistryClient<MeshChannel>) -> Router {
     Router::new()
-        .route("/devices", get(list_devices))
-        .route("/devices/", get(list_devices))
+        .route("/devices", get(list_devices).post(write_devices))
+        .route("/devices/", get(list_devices).post(write_devices))
+        .route("/devices/keys/regenerate", post(regenerate_keys))
+        .route("/statistics/devices", get(device_statistics))
+        .route("/statistics/service", get(service_statistics))
         .route("/devices/{id}", get(get_device).put(put_device).delete(delete_device))
         .route("/devices/{id}/modules", get(list_modules))
         .route("/devices/{id}/modules/", get(list_modules))
@@ -50,6 +54,28 @@ async fn list_devices(State(mut registry): Registry, uri: Uri) -> Answer {
         None => 0,
     };
     list(registry.list_devices(v1::ListDevicesRequest { top }).await?.into_inner())
+}
+
+async fn write_devices(State(registry): Registry, body: Result<Bytes, BytesRejection>) -> Answer {
+    bulk::write(registry, &body?).await
+}
+
+async fn regenerate_keys(State(registry): Registry, body: Result<Bytes, BytesRejection>) -> Answer {
+    bulk::regenerate(registry, &body?).await
+}
+
+async fn device_statistics(State(mut registry): Registry) -> Answer {
+    let counted = registry.get_statistics(v1::GetStatisticsRequest {}).await?.into_inner();
+    json(&serde_json::json!({
+        "totalDeviceCount": counted.devices,
+        "enabledDeviceCount": counted.devices.saturating_sub(counted.disabled),
+        "disabledDeviceCount": counted.disabled,
+    }))
+}
+
+async fn service_statistics(State(mut registry): Registry) -> Answer {
+    let counted = registry.get_statistics(v1::GetStatisticsRequest {}).await?.into_inner();
+    json(&serde_json::json!({ "connectedDeviceCount": counted.connected }))
 }
 
 async fn list_modules(State(mut registry): Registry, device: Device) -> Answer {

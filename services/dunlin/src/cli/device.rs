@@ -1,16 +1,15 @@
 //! `dunlin device …`
 
-use clap::{Args, Subcommand, ValueEnum};
-use dunlin_auth::connection_string::Signer;
-use dunlin_auth::{ConnectionString, Key, sas};
-use dunlin_model::Identity;
-use dunlin_runtime::clock::unix_seconds;
+use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::LoginArgs;
 use super::failure::Failure;
+use super::identity::{
+    self, AuthArgs, DeviceArgs, KeyType, MaybeModuleArgs, Renewal, connection_string_command, text,
+};
 use super::output::{self, line, table};
-use crate::client::Client;
+use super::simulate::{self, SimulateArgs};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -19,12 +18,11 @@ pub(super) enum Command {
     Create {
         #[command(flatten)]
         device: DeviceArgs,
-        /// Primary key in base64, instead of one the hub makes.
-        #[arg(long, visible_alias = "pk", requires = "secondary_key")]
-        primary_key: Option<String>,
-        /// Secondary key in base64.
-        #[arg(long, visible_alias = "sk", requires = "primary_key")]
-        secondary_key: Option<String>,
+        #[command(flatten)]
+        auth: AuthArgs,
+        /// It is an IoT Edge gateway.
+        #[arg(long, visible_alias = "ee")]
+        edge_enabled: bool,
         /// Print the identity as JSON.
         #[arg(long)]
         json: bool,
@@ -78,6 +76,24 @@ pub(super) enum Command {
         #[arg(long)]
         etag: Option<String>,
     },
+    /// Make new keys, or let the two change places. Tokens of a key that is gone are refused.
+    #[command(after_help = "\
+Example: rotate without a moment in which no key is valid: the device takes the secondary key,
+then the primary one is made anew
+  dunlin device connection-string -d my-device --key-type secondary
+  dunlin device renew-key -d my-device --key primary")]
+    RenewKey {
+        #[command(flatten)]
+        device: DeviceArgs,
+        #[command(flatten)]
+        module: MaybeModuleArgs,
+        /// Which of its keys.
+        #[arg(long, visible_aliases = ["key-type", "kt"])]
+        key: Renewal,
+        /// Print the identity as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the connection string a device SDK wants.
     #[command(
         after_help = "Example:\n  export IOTHUB_DEVICE_CONNECTION_STRING=\"$(dunlin device connection-string -d my-device)\""
@@ -86,7 +102,7 @@ pub(super) enum Command {
         #[command(flatten)]
         device: DeviceArgs,
         #[command(flatten)]
-        module: ModuleArgs,
+        module: MaybeModuleArgs,
         /// Which of its keys.
         #[arg(long, visible_alias = "kt", default_value = "primary")]
         key_type: KeyType,
@@ -97,7 +113,7 @@ pub(super) enum Command {
         #[command(flatten)]
         device: DeviceArgs,
         #[command(flatten)]
-        module: ModuleArgs,
+        module: MaybeModuleArgs,
         /// Which of its keys.
         #[arg(long, visible_alias = "kt", default_value = "primary")]
         key_type: KeyType,
@@ -105,22 +121,11 @@ pub(super) enum Command {
         #[arg(long, visible_alias = "du", default_value_t = 3_600)]
         duration: u64,
     },
-}
-
-#[derive(Args)]
-pub(super) struct DeviceArgs {
-    /// Id of the device.
-    #[arg(long, short = 'd', value_name = "ID")]
-    device_id: String,
-    #[command(flatten)]
-    login: LoginArgs,
-}
-
-#[derive(Args)]
-pub(super) struct ModuleArgs {
-    /// Id of a module of the device, whose key it is then.
-    #[arg(long, short = 'm', value_name = "ID")]
-    module_id: Option<String>,
+    /// Send telemetry as a device, over MQTT.
+    #[command(after_help = "\
+Example: 1000 messages of 512 bytes, 50 a second, from ten devices (made if they are not there)
+  dunlin device simulate -d sim --devices 10 --count 1000 --rate 50 --size 512")]
+    Simulate(SimulateArgs),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -129,41 +134,40 @@ pub(super) enum Status {
     Disabled,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub(super) enum KeyType {
-    Primary,
-    Secondary,
-}
+const COLUMNS: [(&str, &str); 5] = [
+    ("DEVICE ID", "/deviceId"),
+    ("STATUS", "/status"),
+    ("CONNECTION", "/connectionState"),
+    ("AUTHENTICATION", "/authentication/type"),
+    ("REASON", "/statusReason"),
+];
 
 pub(super) async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Create { device, primary_key, secondary_key, json } => {
-            let client = device.login.client()?;
+        Command::Create { device, auth, edge_enabled, json } => {
             let id = device.id()?;
             let body = json!({
                 "deviceId": device.device_id,
                 "status": "enabled",
-                "authentication": {
-                    "type": "sas",
-                    "symmetricKey": {
-                        "primaryKey": primary_key.unwrap_or_default(),
-                        "secondaryKey": secondary_key.unwrap_or_default(),
-                    },
-                },
+                "authentication": auth.body()?,
+                "capabilities": { "iotEdge": edge_enabled },
             });
-            let made = client.device_put(id.as_str(), &body, None).await?;
+            let made = device.login.client()?.device_put(id.as_str(), &body, None).await?;
             if json {
                 return output::json(&made);
             }
             line(&format!("created {id}"))?;
-            line(&format!("its connection string: dunlin device connection-string -d {id}"))
+            if text(&made, "/authentication/type") == "sas" {
+                line(&format!("its connection string: {}", connection_string_command(&id)))?;
+            }
+            Ok(())
         }
         Command::Show { device, .. } => {
             output::json(&device.login.client()?.device_get(device.id()?.as_str()).await?)
         }
         Command::List { login, top, json } => {
             let devices = login.client()?.device_list(top).await?;
-            if json { output::json(&devices) } else { list(&devices) }
+            if json { output::json(&devices) } else { table(&identity::rows(&devices, &COLUMNS)) }
         }
         Command::Update { device, status, status_reason, etag, json } => {
             if status.is_none() && status_reason.is_none() {
@@ -194,39 +198,20 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
             client.device_delete(id.as_str(), etag.as_deref().unwrap_or("*")).await?;
             line(&format!("deleted {id}"))
         }
-        Command::ConnectionString { device, module, key_type } => {
-            let client = device.login.client()?;
+        Command::RenewKey { device, module, key, json } => {
             let id = device.id_of(&module)?;
-            let key = key(&client, &id, key_type).await?;
-            let host = client.login().host.clone();
-            line(&ConnectionString { host, signer: Signer::Identity(id), key }.to_string())
+            let updated = identity::renew_key(&device.login.client()?, &id, key).await?;
+            if json { output::json(&updated) } else { identity::say_renewed(&id, key) }
+        }
+        Command::ConnectionString { device, module, key_type } => {
+            let id = device.id_of(&module)?;
+            identity::connection_string(&device.login.client()?, id, key_type).await
         }
         Command::SasToken { device, module, key_type, duration } => {
-            let client = device.login.client()?;
             let id = device.id_of(&module)?;
-            let key = key(&client, &id, key_type).await?;
-            // Raw ids, as the SDKs have them in `sr` and look for them there.
-            let host = client.login().hostname();
-            let resource = match id.module_id() {
-                None => format!("{host}/devices/{}", id.device_id()),
-                Some(module) => format!("{host}/devices/{}/modules/{module}", id.device_id()),
-            };
-            line(&sas::sign(&resource, None, &key, unix_seconds().saturating_add(duration)))
+            identity::sas_token(&device.login.client()?, &id, key_type, duration).await
         }
-    }
-}
-
-impl DeviceArgs {
-    fn id(&self) -> Result<Identity, Failure> {
-        Identity::device(&self.device_id).map_err(|error| Failure::Usage(error.message))
-    }
-
-    fn id_of(&self, module: &ModuleArgs) -> Result<Identity, Failure> {
-        match &module.module_id {
-            Some(module) => Identity::module(&self.device_id, module)
-                .map_err(|error| Failure::Usage(error.message)),
-            None => self.id(),
-        }
+        Command::Simulate(arguments) => simulate::run(arguments).await,
     }
 }
 
@@ -237,31 +222,4 @@ impl Status {
             Self::Disabled => "disabled",
         }
     }
-}
-
-async fn key(client: &Client, id: &Identity, which: KeyType) -> Result<Key, Failure> {
-    let identity = client.device_get(id.as_str()).await?;
-    let name = match which {
-        KeyType::Primary => "/authentication/symmetricKey/primaryKey",
-        KeyType::Secondary => "/authentication/symmetricKey/secondaryKey",
-    };
-    Key::from_base64(text(&identity, name)).map_err(|_| {
-        let kind = text(&identity, "/authentication/type");
-        Failure::Usage(format!("{id} has no symmetric key: its authentication is {kind}"))
-    })
-}
-
-fn list(devices: &Value) -> Result<(), Failure> {
-    let mut rows =
-        vec![["DEVICE ID", "STATUS", "AUTHENTICATION", "REASON"].map(str::to_owned).to_vec()];
-    for device in devices.as_array().into_iter().flatten() {
-        let fields = ["/deviceId", "/status", "/authentication/type", "/statusReason"];
-        rows.push(fields.map(|field| text(device, field).to_owned()).to_vec());
-    }
-    table(&rows)
-}
-
-/// The text at a JSON pointer; empty where there is none.
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }

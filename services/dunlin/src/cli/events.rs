@@ -1,5 +1,6 @@
 //! `dunlin events …`
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -7,15 +8,17 @@ use serde_json::Value;
 
 use super::LoginArgs;
 use super::failure::Failure;
+use super::monitor::{From, Monitor, Place};
 use super::output::{line, printable};
-use crate::client::{ClientError, encoded};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Print what devices send, as it comes.
+    /// Print what devices send, as it comes. A hub that goes is waited for.
     #[command(after_help = "\
 Example: what one device has sent so far, then stop
-  dunlin events monitor -d my-device --from-start --timeout 2 --json")]
+  dunlin events monitor -d my-device --from-start --timeout 2 --json
+Example: a back end that goes on where it stopped, whenever it is started
+  dunlin events monitor --group my-group --json")]
     Monitor(MonitorArgs),
 }
 
@@ -33,6 +36,15 @@ pub(super) struct MonitorArgs {
     /// Begin with events from this time on, as 2026-01-31T12:00:00Z.
     #[arg(long, value_name = "TIME")]
     from: Option<jiff::Timestamp>,
+    /// Read this partition alone, and from this offset on; may be given for several.
+    #[arg(
+        long,
+        value_name = "PARTITION:OFFSET",
+        value_delimiter = ',',
+        value_parser = offset,
+        conflicts_with_all = ["from", "from_start", "group"]
+    )]
+    from_offset: Vec<(u32, u64)>,
     /// End after so many seconds without an event.
     #[arg(long, short = 't', value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -45,45 +57,34 @@ pub(super) struct MonitorArgs {
 
 pub(super) async fn run(command: Command) -> Result<(), Failure> {
     let Command::Monitor(arguments) = command;
-    let client = arguments.login.client()?;
-    let mut stream = client.events(&arguments.query()).await?;
-    loop {
-        let next = stream.next();
-        let event = match arguments.timeout {
-            Some(seconds) => {
-                match tokio::time::timeout(Duration::from_secs(seconds), next).await {
-                    Ok(event) => event?,
-                    // Quiet for so long as was asked for.
-                    Err(_) => return Ok(()),
-                }
-            }
-            None => next.await?,
-        };
-        let Some(event) = event else {
-            return Err(Failure::Client(ClientError::Unreachable {
-                base: client.login().host.clone(),
-                reason: "it has ended the stream".to_owned(),
-            }));
-        };
-        line(&if arguments.json { event.data.to_string() } else { shown(&event.data["event"]) })?;
-    }
+    let json = arguments.json;
+    let idle = arguments.timeout.map(Duration::from_secs);
+    Monitor::new(&arguments.login, arguments.place(), idle)
+        .run(|event| line(&if json { event.data.to_string() } else { shown(&event.data["event"]) }))
+        .await
 }
 
 impl MonitorArgs {
-    fn query(&self) -> String {
+    fn place(&self) -> Place {
         let from = match (self.from_start, self.from) {
-            (true, _) => "start".to_owned(),
-            (false, Some(time)) => encoded(&time.to_string()),
-            (false, None) => "end".to_owned(),
+            (true, _) => From::Start,
+            (false, Some(time)) => From::Time(time),
+            (false, None) => From::End,
         };
-        let mut query = format!("from={from}");
-        for (name, value) in [("device", &self.device_id), ("group", &self.group)] {
-            if let Some(value) = value {
-                query.push_str(&format!("&{name}={}", encoded(value)));
-            }
+        Place {
+            from,
+            device: self.device_id.clone(),
+            group: self.group.clone(),
+            offsets: self.from_offset.iter().copied().collect(),
+            printed: BTreeMap::new(),
         }
-        query
     }
+}
+
+fn offset(text: &str) -> Result<(u32, u64), String> {
+    let pair = text.split_once(':');
+    pair.and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)))
+        .ok_or_else(|| "write it as PARTITION:OFFSET, for example 0:1200".to_owned())
 }
 
 /// One line for people: when, who, what.

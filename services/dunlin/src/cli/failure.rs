@@ -10,6 +10,10 @@ pub(super) enum Failure {
     /// The command as given makes no sense.
     Usage(String),
     Client(ClientError),
+    /// The hub said no by another way than its REST API, or what it said is of no use.
+    Refused(String),
+    /// The hub was there, and is not any more.
+    Lost(String),
     /// There is no hub to ask.
     NoHub(String),
     Other(anyhow::Error),
@@ -33,7 +37,8 @@ impl Failure {
     pub(super) fn report(self) -> ExitCode {
         let (text, code) = match self {
             Self::Usage(text) => (text, 2),
-            Self::NoHub(text) => (text, 3),
+            Self::NoHub(text) | Self::Lost(text) => (text, 3),
+            Self::Refused(text) => (text, 1),
             Self::Other(error) => (format!("{error:#}"), 1),
             Self::BrokenPipe => return ExitCode::SUCCESS,
             Self::Client(error) => {
@@ -49,13 +54,23 @@ impl Failure {
 /// What to do next, and the exit code.
 fn advice(error: &ClientError) -> (&'static str, u8) {
     match error {
-        ClientError::Refused { code, .. } => match code.as_str() {
+        ClientError::Refused { code, message, .. } => match code.as_str() {
+            "GenericNotFound" if message.contains("policy") => {
+                ("\n`dunlin policy list` shows what there is", 1)
+            }
+            "GenericConflict" if message.contains("policy") => {
+                ("\n`dunlin policy show -n NAME` shows it", 1)
+            }
             "DeviceNotFound" => ("\n`dunlin device list` shows what is registered", 1),
             "DeviceAlreadyExists" => ("\n`dunlin device show -d ID` shows it", 1),
-            "PreconditionFailed" => (
-                "\n`dunlin device show -d ID` shows the current ETag; without --etag, any will do",
-                1,
-            ),
+            "ModuleNotFound" => ("\n`dunlin module list -d ID` shows the device's modules", 1),
+            "ModuleAlreadyExistsOnDevice" => ("\n`dunlin module show -d ID -m ID` shows it", 1),
+            "PreconditionFailed" => {
+                ("\nit has changed: `show` tells the current ETag; without --etag, any will do", 1)
+            }
+            "ThrottlingException" | "ServerBusy" | "ServiceUnavailable" => {
+                ("\nthe hub is busy or starting: try again in a while", 1)
+            }
             "IotHubUnauthorized" | "IotHubUnauthorizedAccess" => {
                 ("\ncheck the policy and key of --login (or DUNLIN_LOGIN)", 1)
             }

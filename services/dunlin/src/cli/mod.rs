@@ -10,9 +10,14 @@ use crate::config::{Environment, REFERENCE};
 mod device;
 mod events;
 mod failure;
+mod identity;
 mod login;
+mod module;
+mod monitor;
 mod output;
+mod policy;
 mod serve;
+mod simulate;
 
 use failure::Failure;
 use login::LoginArgs;
@@ -41,10 +46,10 @@ enum Command {
 Example: a hub on an address of its own, with a name that devices know it by
   dunlin up --data ./my-hub --bind 127.0.0.2 --hostname my-hub.example.com")]
     Up(serve::UpArgs),
-    /// Run some roles of a hub.
+    /// Run a hub as a service: nothing is printed but the log.
     #[command(after_help = "\
-Example: a process that keeps the registry
-  dunlin run --roles registry --config hub.toml")]
+Example: what a service manager starts
+  dunlin run --config hub.toml --log-json")]
     Run(serve::RunArgs),
     /// Show what can be configured.
     #[command(after_help = "\
@@ -63,6 +68,24 @@ Example: a device and the connection string its SDK wants
     Device {
         #[command(subcommand)]
         command: device::Command,
+    },
+    /// Manage the module identities of a device.
+    #[command(after_help = "\
+Example: a module and the connection string its SDK wants
+  dunlin module create -d my-device -m my-module
+  dunlin module connection-string -d my-device -m my-module")]
+    Module {
+        #[command(subcommand)]
+        command: module::Command,
+    },
+    /// Manage shared access policies, by which back ends log in.
+    #[command(after_help = "\
+Example: a policy that may read the registry, and the connection string a back end wants
+  dunlin policy create -n backend --permissions RegistryRead
+  dunlin policy connection-string -n backend")]
+    Policy {
+        #[command(subcommand)]
+        command: policy::Command,
     },
     /// Read what devices send.
     #[command(after_help = "\
@@ -90,6 +113,8 @@ pub fn main() -> ExitCode {
             Command::Run(arguments) => serve::run(arguments, &environment).await,
             Command::Config { .. } => line(REFERENCE.trim_end()),
             Command::Device { command } => device::run(command).await,
+            Command::Module { command } => module::run(command).await,
+            Command::Policy { command } => policy::run(command).await,
             Command::Events { command } => events::run(command).await,
         }
     });

@@ -123,6 +123,7 @@ async fn serve(
     log(environment, arguments.log_json)?;
     roles.sort();
     roles.dedup();
+    refuse_parts(&roles)?;
     let mut signals = Signals::listen().map_err(|error| anyhow!(error))?;
     let loaded = config::load(arguments.config.as_deref(), environment, arguments.table())?;
     let config = loaded.config;
@@ -240,14 +241,40 @@ fn banner(
   connection string  {owner}
 
 Next:
-  dunlin device create -d my-device{elsewhere}
-  dunlin device connection-string -d my-device{elsewhere}
-  dunlin events monitor{elsewhere}
+  {dunlin} device create -d my-device{elsewhere}
+  {dunlin} device connection-string -d my-device{elsewhere}
+  {dunlin} events monitor{elsewhere}
 ",
+        dunlin = program(),
         version = env!("CARGO_PKG_VERSION"),
         host = file.hostname,
         mqtt = addresses.mqtt,
         owner = file.owner_connection_string,
+    )
+}
+
+/// How to call this program from the current folder: by name where the shell finds it, else by path.
+fn program() -> String {
+    let Ok(exe) = std::env::current_exe().and_then(std::fs::canonicalize) else {
+        return "dunlin".to_owned();
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders = std::env::split_paths(&path);
+    if folders.any(|folder| folder.join("dunlin").canonicalize().is_ok_and(|found| found == exe)) {
+        return "dunlin".to_owned();
+    }
+    let here = std::env::current_dir().and_then(std::fs::canonicalize).unwrap_or_default();
+    exe.strip_prefix(here).unwrap_or(&exe).display().to_string()
+}
+
+/// Embedded stores are this process's alone, so what has to share them must be in it: a gateway
+/// apart would not hear of a revocation, an API apart would read an empty event log.
+fn refuse_parts(roles: &[Role]) -> Result<()> {
+    let missing: Vec<_> = Role::ALL.into_iter().filter(|role| !roles.contains(role)).collect();
+    let [first, ..] = missing.as_slice() else { return Ok(()) };
+    anyhow::bail!(
+        "the role {first} is missing: with embedded stores all roles run in one process, since no \
+         other can see them. Leave --roles out; roles are split once the stores are servers"
     )
 }
 

@@ -1,5 +1,8 @@
 //! Reading server-sent events.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use reqwest::Response;
 use serde_json::Value;
 
@@ -13,16 +16,28 @@ pub struct Event {
     pub data: Value,
 }
 
+/// The hub says something every 15 seconds; one that is silent for so long has gone.
+const SILENCE: Duration = Duration::from_secs(45);
+
 /// An open event stream.
 pub struct EventStream {
     response: Response,
     base: String,
+    opened: Timestamp,
     parser: Parser,
 }
 
 impl EventStream {
     pub(super) fn new(response: Response, base: String) -> Self {
-        Self { response, base, parser: Parser::default() }
+        let date = response.headers().get("date").and_then(|date| date.to_str().ok());
+        let opened = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok());
+        let opened = opened.map_or_else(Timestamp::now, |date| date.timestamp());
+        Self { response, base, opened, parser: Parser::default() }
+    }
+
+    /// When it was opened by the hub's clock, in whole seconds: rather too early than too late.
+    pub fn opened(&self) -> Timestamp {
+        self.opened
     }
 
     /// The next event; `None` when the hub has ended the stream.
@@ -31,7 +46,11 @@ impl EventStream {
             if let Some(event) = self.parser.next() {
                 return Ok(Some(event));
             }
-            match self.response.chunk().await {
+            let Ok(chunk) = tokio::time::timeout(SILENCE, self.response.chunk()).await else {
+                let reason = format!("it was silent for {} seconds", SILENCE.as_secs());
+                return Err(ClientError::Unreachable { base: self.base.clone(), reason });
+            };
+            match chunk {
                 Ok(Some(chunk)) => self.parser.unread.extend_from_slice(&chunk),
                 Ok(None) => return Ok(None),
                 Err(error) => return Err(unreachable(&self.base, &error)),

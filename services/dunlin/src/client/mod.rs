@@ -16,6 +16,7 @@ mod events;
 pub use events::{Event, EventStream};
 
 const API_VERSION: &str = "2021-04-12";
+const POLICIES: &str = "/dunlin/v1/policies";
 const TOKEN_SECONDS: u64 = 3_600;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -107,6 +108,11 @@ impl Client {
         self.call(self.request(Method::GET, &path)).await
     }
 
+    pub async fn module_list(&self, device: &str) -> Result<Value, ClientError> {
+        let path = format!("{}/modules", identity_path(device));
+        self.call(self.api(Method::GET, &path)).await
+    }
+
     /// Creates without `etag`, replaces with one (`*`: whatever is stored).
     pub async fn device_put(
         &self,
@@ -124,6 +130,31 @@ impl Client {
     pub async fn device_delete(&self, id: &str, etag: &str) -> Result<(), ClientError> {
         let request = self.api(Method::DELETE, &identity_path(id)).header("if-match", quoted(etag));
         self.call(request).await.map(drop)
+    }
+
+    pub async fn policy_list(&self) -> Result<Value, ClientError> {
+        self.call(self.request(Method::GET, POLICIES)).await
+    }
+
+    pub async fn policy_get(&self, name: &str) -> Result<Value, ClientError> {
+        self.call(self.request(Method::GET, &policy_path(name))).await
+    }
+
+    /// Creates; one that is there stays as it is, and is an error.
+    pub async fn policy_create(&self, name: &str, body: &Value) -> Result<Value, ClientError> {
+        self.call(self.request(Method::PUT, &policy_path(name)).json(body)).await
+    }
+
+    /// `key`: primary, secondary or swap.
+    pub async fn policy_renew_key(&self, name: &str, key: &str) -> Result<Value, ClientError> {
+        let path = format!("{}/renew-key", policy_path(name));
+        let body = serde_json::json!({ "key": key });
+        self.call(self.request(Method::POST, &path).json(&body)).await
+    }
+
+    pub async fn policy_delete(&self, name: &str) -> Result<(), ClientError> {
+        let request = self.request(Method::DELETE, &policy_path(name));
+        self.call(request.header("if-match", quoted("*"))).await.map(drop)
     }
 
     /// Opens the event stream; `query` is encoded. What is sent once this returns is seen.
@@ -176,6 +207,10 @@ fn unreachable(base: &str, error: &reqwest::Error) -> ClientError {
         source = cause.source();
     }
     ClientError::Unreachable { base: base.to_owned(), reason }
+}
+
+fn policy_path(name: &str) -> String {
+    format!("{POLICIES}/{}", encoded(name))
 }
 
 /// `/devices/d` or `/devices/d/modules/m` of an identity as MQTT writes it.

@@ -124,6 +124,9 @@ impl Config {
     }
 }
 
+/// Where another port may be taken, unless this one was asked for by a flag.
+const DEFAULT_HTTPS_PORT: i64 = 443;
+
 /// A configuration, and what of it somebody asked for.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -144,9 +147,11 @@ pub fn load(file: Option<&Path>, environment: &Environment, flags: Table) -> Res
         None => Table::new(),
     };
     overlay(&mut table, from_environment(environment));
+    let https_port = |table: &Table| table.get("gateway")?.get("https_port")?.as_integer();
+    // A printed configuration has every default in it: 443 there was not asked for, as a flag is.
+    let by_file = https_port(&table).is_some_and(|port| port != DEFAULT_HTTPS_PORT);
+    let https_port_asked = https_port(&flags).is_some() || by_file;
     overlay(&mut table, flags);
-    let https_port_asked =
-        table.get("gateway").and_then(|gateway| gateway.get("https_port")).is_some();
     let config = table
         .try_into()
         .context("the configuration has a mistake (`dunlin config --print` shows every setting)")?;

@@ -70,6 +70,9 @@ impl Hub {
             "" => None,
             address => {
                 let listener = listen(address, "other processes (mesh.listen)").await?;
+                if !listener.local_addr()?.ip().is_loopback() {
+                    warn!(address, "other processes are served unauthenticated: keep others out");
+                }
                 // Port 0 has become a number that others can be told.
                 config.mesh.listen = listener.local_addr()?.to_string();
                 Some(listener)
@@ -140,7 +143,8 @@ impl Hub {
             self.servers.spawn(async move { Ok(mesh.serve(listener, stop).await?) });
         }
         let health = self.health.iter().chain([&self.announced]).cloned().collect();
-        self.servers.spawn(keep_trimmed(self.stop_servers.clone()));
+        // Not one of those whose end is the hub's: it is a comfort.
+        tokio::spawn(memory::keep_trimmed(self.stop_servers.clone()));
         let (admin, stop) = (admin::router(health), self.stop_servers.clone());
         self.servers.spawn(async move {
             let served = axum::serve(admin_listener, admin);
@@ -262,11 +266,6 @@ fn build_gateway(
         }
         other => anyhow!(other),
     })
-}
-
-async fn keep_trimmed(stop: Shutdown) -> Result<()> {
-    memory::keep_trimmed(stop).await;
-    Ok(())
 }
 
 async fn listen(

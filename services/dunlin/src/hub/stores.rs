@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use dunlin_storage::device_store::SqliteDeviceStore;
+use dunlin_runtime::clock;
+use dunlin_storage::device_store::{ConnectionReport, SqliteDeviceStore};
 use dunlin_storage::event_log::{SegmentLog, SegmentLogConfig};
-use dunlin_storage::presence::MemoryPresence;
+use dunlin_storage::presence::{MemoryPresence, first_epoch};
 use dunlin_storage::sqlite::{DataFolder, Sqlite};
 use dunlin_storage::{DeviceStore, EventLog, Presence};
 
@@ -31,7 +32,9 @@ impl Stores {
         let (folder, sqlite) = folders.get("stores.events", &urls.events)?;
         let shape = SegmentLogConfig {
             partitions: urls.event_partitions,
-            retention_age: Duration::from_secs(urls.event_retention_hours.saturating_mul(3_600)),
+            retention_age: Duration::from_secs(
+                urls.event_retention_hours.max(1).saturating_mul(3_600),
+            ),
             ..SegmentLogConfig::default()
         };
         let folder = folder.join("events");
@@ -42,6 +45,13 @@ impl Stores {
             return Err(unsupported("stores.presence", &urls.presence, "memory:"));
         }
         let generation = devices.epoch_generation_next().await?;
+        // With presence in memory this is the only gateway there is: whoever was connected before
+        // it started is not any more.
+        let ended = ConnectionReport::EndBefore {
+            epoch: first_epoch(generation),
+            at: clock::unix_millis(),
+        };
+        devices.connections_record(vec![ended]).await?;
         let presence = Arc::new(MemoryPresence::new(generation));
         Ok(Self { devices, events: Arc::new(events), presence })
     }
@@ -83,7 +93,54 @@ fn unsupported(setting: &str, url: &str, supported: &str) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use dunlin_model::{ConnectionState, Identity, Status};
+    use dunlin_storage::device_store::StoredIdentity;
+
     use super::*;
+
+    #[tokio::test]
+    async fn nobody_is_connected_from_before_the_start() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = Config::default();
+        config.hub.data = folder.path().to_owned();
+        let stores = Stores::open(&config).await.expect("stores");
+        let id = Identity::device("d").expect("an id");
+        let state = ConnectionState { connected: true, updated: 1, last_activity: 2 };
+        let device = StoredIdentity {
+            id: id.clone(),
+            generation_id: "1".into(),
+            etag: "1".into(),
+            status: Status::Enabled,
+            status_reason: None,
+            status_updated: 0,
+            auth_type: "none".into(),
+            credentials: Vec::new(),
+            auth_version: 1,
+            iot_edge: false,
+            device_scope: None,
+            parent_scopes: Vec::new(),
+            managed_by: None,
+            connection: ConnectionState::default(),
+        };
+        stores.devices.identity_create(device).await.expect("created");
+        let report = ConnectionReport::State {
+            id: id.clone(),
+            generation_id: "1".into(),
+            epoch: first_epoch(1) + 1,
+            state,
+        };
+        stores.devices.connections_record(vec![report]).await.expect("recorded");
+        let read = async |stores: &Stores| {
+            let device = stores.devices.identity_get(&id).await.expect("read").expect("found");
+            device.connection
+        };
+        assert_eq!(read(&stores).await, state);
+        // The process ends without a word of its connections.
+        stores.close().await;
+        drop(stores);
+        let now = read(&Stores::open(&config).await.expect("stores again")).await;
+        assert!(!now.connected && now.updated > state.updated && now.last_activity == 2, "{now:?}");
+    }
 
     #[tokio::test]
     async fn other_schemes_are_refused_by_name_and_without_their_password() {

@@ -86,7 +86,11 @@ impl Hub {
     /// SIGTERM, and a clean end.
     pub async fn stop(mut self) {
         let pid = self.child.id().expect("running").to_string();
-        let sent = Command::new("sh").args(["-c", "kill -TERM $0", &pid]).status().await.expect("kill runs");
+        let sent = Command::new("sh")
+            .args(["-c", "kill -TERM $0", &pid])
+            .status()
+            .await
+            .expect("kill runs");
         assert!(sent.success());
         let status = raw::within("the hub's end", self.child.wait()).await.expect("a status");
         assert!(status.success(), "dunlin up ended with {status}");

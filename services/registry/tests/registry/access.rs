@@ -151,6 +151,7 @@ async fn a_back_end_may_do_what_its_policy_permits() {
             sas_token: token,
             path: path.to_owned(),
             permissions: wanted.bits(),
+            query_token: None,
         };
         let got = code(hub.client.authorize(request).await);
         assert_eq!(

@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 
 mod access;
 mod identities;
+mod policies;
 
 const HOST: &str = "hub.localhost";
 

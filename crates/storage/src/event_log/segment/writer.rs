@@ -244,7 +244,11 @@ impl Writer {
                 self.active = full;
                 if !std::mem::replace(&mut self.growing_on, true) {
                     let (topic, error) = (&self.topic.name, &error as &dyn std::error::Error);
-                    tracing::warn!(topic, error, "cannot start a new segment, the old one grows on");
+                    tracing::warn!(
+                        topic,
+                        error,
+                        "cannot start a new segment, the old one grows on"
+                    );
                 }
             }
         }

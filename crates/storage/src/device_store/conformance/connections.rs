@@ -1,0 +1,103 @@
+//! What is on record of connections.
+
+use dunlin_model::ConnectionState;
+
+use super::{Store, create, get, id, sample};
+use crate::device_store::{ConnectionReport, IfMatch};
+
+fn report(
+    joined: &str,
+    epoch: u64,
+    connected: bool,
+    updated: i64,
+    active: i64,
+) -> ConnectionReport {
+    ConnectionReport::State {
+        id: id(joined),
+        generation_id: format!("generation of {joined}"),
+        epoch,
+        state: ConnectionState { connected, updated, last_activity: active },
+    }
+}
+
+async fn state(store: &Store, joined: &str) -> (bool, i64, i64) {
+    let state = get(store, joined).await.expect("it exists").connection;
+    (state.connected, state.updated, state.last_activity)
+}
+
+pub async fn the_newest_connection_is_on_record(store: Store) {
+    create(&store, "d").await;
+    create(&store, "d/m").await;
+    assert_eq!(state(&store, "d").await, (false, 0, 0));
+    for (what, report, want) in [
+        ("connects", report("d", 5, true, 100, 100), (true, 100, 100)),
+        ("is told twice", report("d", 5, true, 100, 100), (true, 100, 100)),
+        ("is active", report("d", 5, true, 100, 150), (true, 100, 150)),
+        ("is active, told without its begin", report("d", 5, true, 160, 160), (true, 100, 160)),
+        ("was active before that", report("d", 5, true, 100, 120), (true, 100, 160)),
+        ("an older one ends", report("d", 4, false, 165, 165), (true, 100, 160)),
+        ("is taken over", report("d", 6, true, 170, 170), (true, 170, 170)),
+        ("the former ends", report("d", 5, false, 171, 171), (true, 170, 170)),
+        ("ends", report("d", 6, false, 200, 190), (false, 200, 190)),
+        ("its connect comes late", report("d", 6, true, 170, 170), (false, 200, 190)),
+        ("its activity comes late", report("d", 6, true, 170, 195), (false, 200, 195)),
+        ("by a clock that was set back", report("d", 7, true, 90, 90), (true, 90, 195)),
+    ] {
+        store.connections_record(vec![report]).await.expect("record");
+        assert_eq!(state(&store, "d").await, want, "{what}");
+    }
+    assert_eq!(state(&store, "d/m").await, (false, 0, 0), "a module has its own");
+    let both = vec![report("d/m", 8, true, 300, 300), report("d/m", 8, false, 301, 301)];
+    store.connections_record(both).await.expect("record");
+    assert_eq!(state(&store, "d/m").await, (false, 301, 301), "in order");
+}
+
+pub async fn a_connection_belongs_to_one_generation(store: Store) {
+    let none = report("d", 5, true, 1, 1);
+    store.connections_record(vec![none.clone()]).await.expect("passed over");
+    create(&store, "d").await;
+    assert_eq!(state(&store, "d").await, (false, 0, 0));
+    store.connections_record(vec![none]).await.expect("record");
+    store.identity_delete(&id("d"), IfMatch::Any).await.expect("delete");
+    let mut again = sample("d");
+    again.generation_id = "another".into();
+    store.identity_create(again).await.expect("create");
+    assert_eq!(state(&store, "d").await, (false, 0, 0), "it goes with the identity");
+    store.connections_record(vec![report("d", 6, true, 2, 2)]).await.expect("passed over");
+    assert_eq!(state(&store, "d").await, (false, 0, 0), "it was the former identity's");
+}
+
+pub async fn writes_leave_the_connection_alone(store: Store) {
+    let mut device = create(&store, "d").await;
+    store.connections_record(vec![report("d", 5, true, 1, 2)]).await.expect("record");
+    device.connection = ConnectionState { connected: false, updated: 9, last_activity: 9 };
+    device.status_reason = None;
+    let stored = store.identity_replace(device, IfMatch::Any).await.expect("replace");
+    assert_eq!(stored.connection.updated, 1);
+    assert_eq!(state(&store, "d").await, (true, 1, 2));
+    assert_eq!(store.device_list(1).await.expect("list"), [stored]);
+}
+
+pub async fn what_nobody_could_tell_of_is_ended(store: Store) {
+    for joined in ["a", "b", "c", "c/m"] {
+        create(&store, joined).await;
+    }
+    let reports = vec![
+        report("a", 5, true, 1, 1),
+        report("b", 6, false, 2, 2),
+        report("c", 10, true, 3, 3),
+        report("c/m", 9, true, 4, 4),
+    ];
+    store.connections_record(reports).await.expect("record");
+    let connected = async || store.device_statistics().await.expect("count").connected;
+    assert_eq!(connected().await, 2, "modules do not count");
+    let end = ConnectionReport::EndBefore { epoch: 10, at: 50 };
+    store.connections_record(vec![end]).await.expect("record");
+    assert_eq!(state(&store, "a").await, (false, 50, 1));
+    assert_eq!(state(&store, "b").await, (false, 2, 2), "it had ended before");
+    assert_eq!(state(&store, "c").await, (true, 3, 3));
+    assert_eq!(state(&store, "c/m").await, (false, 50, 4));
+    assert_eq!(connected().await, 1);
+    store.identity_delete(&id("c"), IfMatch::Any).await.expect("delete");
+    assert_eq!(connected().await, 0);
+}
