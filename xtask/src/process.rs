@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crate::Result;
 
@@ -28,11 +29,20 @@ pub fn run(command: &mut Command, on_line: &mut (dyn FnMut(&str) + Send)) -> Res
     let on_line = Mutex::new(on_line);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let status = thread::scope(|scope| {
-        scope.spawn(|| pass_through(stdout, std::io::stdout(), &on_line));
-        scope.spawn(|| pass_through(stderr, std::io::stderr(), &on_line));
+        let readers = [
+            scope.spawn(|| pass_through(stdout, std::io::stdout(), &on_line)),
+            scope.spawn(|| pass_through(stderr, std::io::stderr(), &on_line)),
+        ];
         let status = child.wait();
-        // A left-over child may hold the pipes open: it is ended before they are waited for.
+        // A left-over child may hold the pipes open: it is ended before they are waited for. One
+        // that is just becoming another program has no environment for a moment, so this is looked
+        // at until nobody holds a pipe any more.
         end_left_over(&mark);
+        while !readers.iter().all(thread::ScopedJoinHandle::is_finished) {
+            // sleep: between two looks; what is waited for is the end of other processes.
+            thread::sleep(Duration::from_millis(20));
+            end_left_over(&mark);
+        }
         status
     });
     let status = status.map_err(|error| format!("cannot wait for {name}: {error}"))?;

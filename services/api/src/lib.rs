@@ -14,6 +14,7 @@ use dunlin_storage::EventLog;
 
 use guard::Guard;
 
+mod body;
 mod error;
 mod events;
 mod guard;

@@ -15,6 +15,7 @@ use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_runtime::MeshChannel;
 use serde::{Deserialize, Serialize};
 
+use crate::body::object;
 use crate::error::{ApiError, JSON};
 
 type Registry = State<RegistryClient<MeshChannel>>;
@@ -77,7 +78,7 @@ async fn show(State(mut registry): Registry, name: Name) -> Answer {
 }
 
 async fn create(registry: Registry, body: Result<Bytes, BytesRejection>) -> Answer {
-    let new: New = serde_json::from_slice(&body?)?;
+    let new: New = object(&body?)?;
     let name = new.name.clone().ok_or_else(|| invalid("name is missing"))?;
     make(registry, name, new).await
 }
@@ -88,7 +89,7 @@ async fn create_named(
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
     let Path(name) = name?;
-    let new: New = serde_json::from_slice(&body?)?;
+    let new: New = object(&body?)?;
     if new.name.as_ref().is_some_and(|other| *other != name) {
         return Err(invalid("name of the body is not the one of the path"));
     }
@@ -121,7 +122,7 @@ async fn renew(
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
     let Path(name) = name?;
-    let Renew { key } = serde_json::from_slice(&body?)?;
+    let Renew { key } = object(&body?)?;
     let key = match key.to_ascii_lowercase().as_str() {
         "primary" => v1::PolicyKey::Primary,
         "secondary" => v1::PolicyKey::Secondary,

@@ -45,7 +45,9 @@ struct Request {
     /// Where a partition begins that nothing else is said of.
     from: Position,
     /// Consumer group: begins where the group stopped, and moves it on behind what the reader was
-    /// given, at least once. With `device`, past the events of others too; two readers of a group
+    /// given: at least once as long as the reader takes what is on its way to it; a reader that is
+    /// killed may leave the last batch, at most some hundred events a partition, counted as read.
+    /// With `device`, past the events of others too; two readers of a group
     /// do not share the partitions, each is given everything.
     group: Option<String>,
     /// Resumes behind these: partition and offset, as event ids have them.

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::etag;
 use super::json::Body;
+use crate::body::{object, objects};
 use crate::error::{ApiError, JSON};
 
 type Registry = RegistryClient<MeshChannel>;
@@ -137,7 +138,7 @@ fn says(part: &Option<Value>) -> bool {
 }
 
 pub(super) async fn write(mut registry: Registry, body: &[u8]) -> Result<Response, ApiError> {
-    let rows: Vec<Row> = serde_json::from_slice(body)?;
+    let rows: Vec<Row> = objects(body)?;
     check_count(rows.len())?;
     let mut errors = Vec::new();
     let (mut asked, mut wire) = (Vec::new(), Vec::new());
@@ -214,7 +215,7 @@ struct NotRotated {
 
 /// 200: all of them; 207: some; 400: none.
 pub(super) async fn regenerate(mut registry: Registry, body: &[u8]) -> Result<Response, ApiError> {
-    let Regenerate { policy_key, devices } = serde_json::from_slice(body)?;
+    let Regenerate { policy_key, devices } = object(body)?;
     check_count(devices.len())?;
     let asked = policy_key.unwrap_or_default();
     let names = [("primaryKey", true, false), ("secondaryKey", false, true), ("both", true, true)];

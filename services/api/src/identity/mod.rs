@@ -9,6 +9,5 @@ pub(crate) use routes::router;
 
 /// Reads the body of a PUT as the routes do; whether it would be handed to the registry.
 pub(crate) fn reads(body: &[u8], device: &str, module: Option<&str>) -> bool {
-    serde_json::from_slice::<json::Body>(body)
-        .is_ok_and(|body| body.into_wire(device, module).is_ok())
+    crate::body::object::<json::Body>(body).is_ok_and(|body| body.into_wire(device, module).is_ok())
 }

@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::bulk;
 use super::etag::{Condition, condition};
 use super::json::{Body, Shown};
+use crate::body::object;
 use crate::error::{ApiError, JSON};
 use crate::guard::query;
 
@@ -136,7 +137,7 @@ async fn put_one(
     body: &[u8],
 ) -> Answer {
     let condition = condition(headers)?;
-    let body: Body = serde_json::from_slice(body)?;
+    let body: Body = object(body)?;
     let wire = body.into_wire(id.device_id(), id.module_id())?;
     let answer = if condition == Condition::Absent {
         registry.create_identity(wire).await?

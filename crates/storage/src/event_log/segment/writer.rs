@@ -1,4 +1,4 @@
-//! HOT PATH: a topic's writer thread: one write and one sync for everything that waits, then the answers.
+//! HOT PATH: a topic's writer thread: one write and one sync for all that waits, then the answers.
 
 use std::fs;
 use std::io;
