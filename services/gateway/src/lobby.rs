@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use ntex::io::IoRef;
+use tokio::sync::Notify;
 
 /// What must stay free of a process' descriptors for stores, other processes and the admin port.
 const RESERVE: std::ops::RangeInclusive<usize> = 128..=1_024;
@@ -18,6 +20,10 @@ const RESERVE: std::ops::RangeInclusive<usize> = 128..=1_024;
 const MOST_UNFINISHED: usize = 2_048;
 /// However many threads share the bound, each has room for a burst.
 const LEAST_UNFINISHED: usize = 64;
+
+/// How long a newcomer is not sent away for another one: more than a handshake takes, even where
+/// two thousand are ahead of it.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How many connections there may be: of a process, and of one head on one thread.
 #[derive(Clone)]
@@ -66,7 +72,9 @@ pub struct Lobby<C: Closes = IoRef> {
     most_inside: usize,
     /// In order of arrival. It holds nothing of a connection that has left, and the tree's depth is
     /// nothing beside a handshake.
-    waiting: RefCell<BTreeMap<u64, C>>,
+    waiting: RefCell<BTreeMap<u64, (Instant, C)>>,
+    /// One has left those who wait.
+    left: Notify,
     next: Cell<u64>,
     evicted: Cell<u64>,
 }
@@ -89,6 +97,7 @@ impl<C: Closes> Lobby<C> {
             inside: Cell::new(0),
             most_inside,
             waiting: RefCell::default(),
+            left: Notify::new(),
             next: Cell::new(0),
             evicted: Cell::new(0),
         }
@@ -108,20 +117,39 @@ impl<C: Closes> Lobby<C> {
         Some((Seat(self.clone()), self.wait(connection)))
     }
 
+    /// Resolves when the next connection may be let in: while the lobby is full of newcomers it
+    /// is they who have their turn, and the next wait in the kernel's queue. A storm of honest
+    /// devices is so served in order; a flood of silent ones holds it up for [`GRACE`] at a time.
+    pub async fn room(&self) {
+        loop {
+            let oldest = {
+                let waiting = self.waiting.borrow();
+                if waiting.len() < self.limits.most_waiting {
+                    return;
+                }
+                waiting.first_key_value().map_or(GRACE, |(_, (since, _))| since.elapsed())
+            };
+            let Some(patience) = GRACE.checked_sub(oldest).filter(|left| !left.is_zero()) else {
+                return;
+            };
+            let _ = tokio::time::timeout(patience, self.left.notified()).await;
+        }
+    }
+
     /// A connection waits for its peer (again).
     pub fn wait(self: &Rc<Self>, connection: C) -> Waiting<C> {
         if self.waiting.borrow().len() >= self.limits.most_waiting {
             self.evict();
         }
         let place = self.next.replace(self.next.get() + 1);
-        self.waiting.borrow_mut().insert(place, connection);
+        self.waiting.borrow_mut().insert(place, (Instant::now(), connection));
         Waiting { lobby: self.clone(), place }
     }
 
     /// Closes the connection that has waited longest. `false`: none waits.
     fn evict(&self) -> bool {
         let oldest = self.waiting.borrow_mut().pop_first();
-        let Some((_, connection)) = oldest else { return false };
+        let Some((_, (_, connection))) = oldest else { return false };
         connection.close_now();
         self.count_eviction();
         true
@@ -162,6 +190,7 @@ pub struct Waiting<C: Closes = IoRef> {
 impl<C: Closes> Drop for Waiting<C> {
     fn drop(&mut self) {
         self.lobby.waiting.borrow_mut().remove(&self.place);
+        self.lobby.left.notify_one();
     }
 }
 

@@ -4,7 +4,7 @@
 //! connection, which is most of a hub's start, and has no say in who is let in.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,8 +106,12 @@ impl Server {
         }
         self.health.set_ready(true);
         let died = tokio::select! {
-            () = shutdown.cancelled() => false,
-            () = any_gone(&threads) => true,
+            // First: with the shutdown the others end too.
+            biased;
+            () = shutdown.cancelled() => None,
+            () = any_gone(&threads) => Some("a connection thread died"),
+            // None of them ends before the shutdown, but by a panic.
+            Some(_) = tasks.join_next() => Some("a listener died"),
         };
         self.health.set_ready(false);
         // With the tasks go the listeners: who comes now is refused by the kernel.
@@ -118,9 +122,12 @@ impl Server {
             tracing::warn!("some devices are still connected {DRAIN_WAIT:?} after the shutdown");
         }
         if let Some(threads) = Arc::into_inner(threads) {
-            join_all(threads.into_iter().map(Thread::stop)).await;
+            let stopping = join_all(threads.into_iter().map(Thread::stop));
+            if tokio::time::timeout(DRAIN_WAIT, stopping).await.is_err() {
+                tracing::warn!("a connection thread does not end, it is left behind");
+            }
         }
-        if died { Err("a connection thread died".into()) } else { Ok(()) }
+        died.map_or(Ok(()), |died| Err(died.into()))
     }
 }
 
@@ -136,7 +143,7 @@ async fn accept(listener: tokio::net::TcpListener, head: Head, threads: Arc<Vec<
             socket.set_nodelay(true)?;
             socket.into_std()
         }) {
-            Ok(socket) => thread.take(head, socket),
+            Ok(socket) => hand_over(thread, &threads, head, socket).await,
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, ?head, "cannot accept, trying again in {ACCEPT_PAUSE:?}");
@@ -144,6 +151,18 @@ async fn accept(listener: tokio::net::TcpListener, head: Head, threads: Arc<Vec<
             }
         }
     }
+}
+
+/// To the thread whose turn it is, or to another that has room, or to the first again when it has.
+async fn hand_over(first: &Thread, threads: &[Thread], head: Head, socket: TcpStream) {
+    let mut socket = socket;
+    for thread in [first].into_iter().chain(threads) {
+        match thread.try_take(head, socket) {
+            Ok(()) => return,
+            Err(back) => socket = back,
+        }
+    }
+    first.take(head, socket).await;
 }
 
 /// The client went away before it was accepted.

@@ -2,15 +2,17 @@
 //! life.
 
 use std::net::TcpStream;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use dunlin_runtime::Shutdown;
 use ntex::SharedCfg;
+use ntex::io::Io;
 use rustls::ServerConfig;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::gateway::Gateway;
-use crate::lobby::Limits;
+use crate::lobby::{Limits, Lobby, Seat, Waiting};
 use crate::worker::{Queue, Worker};
 use crate::{Timeouts, https, mqtt};
 
@@ -31,10 +33,16 @@ pub struct Shared {
     pub https_tls: Arc<ServerConfig>,
 }
 
+/// Accepted sockets that may wait for their thread, of each head: they are descriptors that the
+/// lobby does not count yet. The others wait in the kernel's queue.
+const HANDED_OVER: usize = 16;
+/// Sockets a thread takes before its connections have their turn.
+const AT_ONCE: usize = 8;
+
 /// A running connection thread. It ends, and its connections with it, when this is dropped.
 pub struct Thread {
-    /// Unbounded, but the sockets in it are: they count against the lobby as soon as they arrive.
-    sockets: mpsc::UnboundedSender<(Head, TcpStream)>,
+    mqtt: mpsc::Sender<TcpStream>,
+    https: mpsc::Sender<TcpStream>,
     pub queue: Arc<Queue>,
     /// Cancelled when the thread is gone, whatever ended it.
     gone: Shutdown,
@@ -43,7 +51,8 @@ pub struct Thread {
 impl Thread {
     /// Starts a thread; resolves when it can take connections.
     pub async fn start(number: usize, shared: Shared) -> std::io::Result<Self> {
-        let (sockets, accepted) = mpsc::unbounded_channel();
+        let (mqtt, mqtt_sockets) = mpsc::channel(HANDED_OVER);
+        let (https, https_sockets) = mpsc::channel(HANDED_OVER);
         let (ready, is_ready) = oneshot::channel();
         let gone = Shutdown::new();
         let goes = gone.clone().drop_guard();
@@ -55,22 +64,42 @@ impl Thread {
                 .disable_signals()
                 .build(ntex::rt::DefaultRuntime);
             system.block_on(async move {
-                let worker = Worker::start(shared.gateway.clone(), for_worker);
+                let (worker, running) = Worker::start(shared.gateway.clone(), for_worker);
                 // Nobody waits any more only if the process is ending.
                 let _ = ready.send(());
-                serve(shared, worker, accepted).await;
+                tokio::select! {
+                    // It never ends by itself, and without it nothing is acknowledged here.
+                    _ = running => tracing::error!("a connection worker died: please report this"),
+                    ((), ()) = async { tokio::join!(
+                        serve_mqtt(&shared, worker, mqtt_sockets),
+                        serve_https(&shared, https_sockets),
+                    ) } => {}
+                }
             });
             drop(goes);
         })?;
         is_ready
             .await
             .map_err(|_| std::io::Error::other("a connection thread died at its start"))?;
-        Ok(Self { sockets, queue, gone })
+        Ok(Self { mqtt, https, queue, gone })
     }
 
-    /// Hands it an accepted socket. A thread that has died closes it, and ends the server.
-    pub fn take(&self, head: Head, socket: TcpStream) {
-        let _ = self.sockets.send((head, socket));
+    fn sockets(&self, head: Head) -> &mpsc::Sender<TcpStream> {
+        match head {
+            Head::Mqtt => &self.mqtt,
+            Head::Https => &self.https,
+        }
+    }
+
+    /// Hands it an accepted socket, if it has room for one more to wait.
+    pub fn try_take(&self, head: Head, socket: TcpStream) -> Result<(), TcpStream> {
+        self.sockets(head).try_send(socket).map_err(mpsc::error::TrySendError::into_inner)
+    }
+
+    /// Hands it an accepted socket when it has room. A thread that has died closes it, and ends
+    /// the server.
+    pub async fn take(&self, head: Head, socket: TcpStream) {
+        let _ = self.sockets(head).send(socket).await;
     }
 
     /// Resolves when the thread is gone, which before a shutdown means that it died.
@@ -80,37 +109,51 @@ impl Thread {
 
     /// Closes what is still connected and waits for the thread.
     pub async fn stop(self) {
-        drop(self.sockets);
+        drop((self.mqtt, self.https));
         self.gone.cancelled().await;
     }
 }
 
-async fn serve(
-    shared: Shared,
-    worker: std::rc::Rc<Worker>,
-    mut accepted: mpsc::UnboundedReceiver<(Head, TcpStream)>,
+async fn serve_mqtt(shared: &Shared, worker: Rc<Worker>, mut sockets: mpsc::Receiver<TcpStream>) {
+    let lobby = shared.limits.mqtt_lobby();
+    take_turns(&lobby, &mut sockets, |io, place| {
+        let (worker, tls) = (worker.clone(), shared.mqtt_tls.clone());
+        ntex::rt::spawn(mqtt::serve(io, worker, place, tls, shared.timeouts));
+    })
+    .await;
+}
+
+async fn serve_https(shared: &Shared, mut sockets: mpsc::Receiver<TcpStream>) {
+    let lobby = shared.limits.https_lobby();
+    take_turns(&lobby, &mut sockets, |io, place| {
+        let (gateway, tls) = (shared.gateway.clone(), shared.https_tls.clone());
+        ntex::rt::spawn(https::serve(io, gateway, place, tls, shared.timeouts));
+    })
+    .await;
+}
+
+/// Starts connections as the lobby has room, some at a time.
+async fn take_turns(
+    lobby: &Rc<Lobby>,
+    sockets: &mut mpsc::Receiver<TcpStream>,
+    start: impl Fn(Io, (Seat, Waiting)),
 ) {
-    let Shared { gateway, limits, timeouts, mqtt_tls, https_tls } = shared;
-    let (mqtt_lobby, https_lobby) = (limits.mqtt_lobby(), limits.https_lobby());
     let config: SharedCfg = SharedCfg::new("gateway").into();
-    while let Some((head, socket)) = accepted.recv().await {
-        let io = match ntex::rt::from_tcp_stream(socket, config.clone()) {
-            Ok(io) => io,
-            Err(error) => {
-                tracing::warn!(%error, "an accepted socket cannot be served");
-                continue;
+    for turn in 1.. {
+        lobby.room().await;
+        let Some(socket) = sockets.recv().await else { return };
+        match ntex::rt::from_tcp_stream(socket, config.clone()) {
+            // Here and not in its task, so that it counts before the next one is let in. Where
+            // there is no room at all the socket closes.
+            Ok(io) => {
+                if let Some(place) = lobby.enter(io.get_ref()) {
+                    start(io, place);
+                }
             }
-        };
-        match head {
-            Head::Mqtt => {
-                let (worker, lobby, tls) = (worker.clone(), mqtt_lobby.clone(), mqtt_tls.clone());
-                ntex::rt::spawn(mqtt::serve(io, worker, lobby, tls, timeouts));
-            }
-            Head::Https => {
-                let (gateway, lobby, tls) =
-                    (gateway.clone(), https_lobby.clone(), https_tls.clone());
-                ntex::rt::spawn(https::serve(io, gateway, lobby, tls, timeouts));
-            }
+            Err(error) => tracing::warn!(%error, "an accepted socket cannot be served"),
+        }
+        if turn % AT_ONCE == 0 {
+            tokio::task::yield_now().await;
         }
     }
 }

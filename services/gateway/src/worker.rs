@@ -98,8 +98,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the worker's own task on this thread.
-    pub fn start(gateway: Arc<Gateway>, queue: Arc<Queue>) -> Rc<Self> {
+    /// Starts the worker's own task on this thread; it ends only by a panic.
+    pub fn start(gateway: Arc<Gateway>, queue: Arc<Queue>) -> (Rc<Self>, ntex::rt::JoinHandle<()>) {
         let worker = Rc::new(Self {
             gateway,
             sink: queue.clone(),
@@ -113,8 +113,8 @@ impl Worker {
             draining: Cell::new(false),
             drained: RefCell::default(),
         });
-        ntex::rt::spawn(worker.clone().run());
-        worker
+        let running = ntex::rt::spawn(worker.clone().run());
+        (worker, running)
     }
 
     async fn run(self: Rc<Self>) {

@@ -126,8 +126,9 @@ impl Access {
 
     async fn policy(&self, name: &str) -> Result<Policy, HubError> {
         self.policies.snapshot().await?.get(name).cloned().ok_or_else(|| {
-            // The name is the caller's text: it is cut before it reaches a log.
-            let name: String = name.chars().take(64).collect();
+            // The name is the caller's text, and might be a key: a log gets no more of it than
+            // tells one mistake from another.
+            let name: String = name.chars().take(16).collect();
             HubError::new(
                 ErrorCode::IotHubUnauthorized,
                 format!("there is no policy {name:?}, which the SAS token names (skn)"),

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use dunlin_auth::Key;
 use dunlin_model::{Authentication, ErrorCode, HubError, Identity, KeyPair, limits};
 use dunlin_storage::device_store::IfMatch;
+use futures_util::future::join_all;
 
 use crate::identities::{Identities, Plan, Written, refuse_system_module};
 use crate::store_failed;
@@ -57,14 +58,18 @@ impl Identities {
             }
         }
         let written = self.store.identity_write(groups).await.map_err(store_failed)?;
+        let mut stored_rows = Vec::new();
         for ((at, row, plan), written) in planned.into_iter().zip(written) {
             match written {
-                Ok(stored) => self.written(plan, stored).await,
+                Ok(stored) => stored_rows.push((plan, stored)),
                 // Alone it is refused again and says why, or succeeds if it had only been
                 // overtaken.
                 Err(_) => results[at] = self.write_one(row).await.err(),
             }
         }
+        // At once: a gateway that does not answer must not hold up the others' disconnects.
+        let finishing = stored_rows.into_iter().map(|(plan, stored)| self.written(plan, stored));
+        join_all(finishing).await;
         Ok(results)
     }
 
@@ -122,14 +127,10 @@ impl Identities {
         secondary: bool,
     ) -> Result<Vec<Result<KeyPair, HubError>>, HubError> {
         check_count(ids.len())?;
-        let mut results = Vec::with_capacity(ids.len());
-        for id in ids {
-            results.push(match Identity::parse(&id) {
-                Ok(id) => self.regenerate_one(&id, primary, secondary).await,
-                Err(error) => Err(error),
-            });
-        }
-        Ok(results)
+        let regenerating = ids.iter().map(|id| async move {
+            self.regenerate_one(&Identity::parse(id)?, primary, secondary).await
+        });
+        Ok(join_all(regenerating).await)
     }
 
     async fn regenerate_one(

@@ -84,9 +84,12 @@ impl Policies {
     }
 
     fn keep(&self, snapshot: Snapshot) -> Arc<Snapshot> {
-        let snapshot = Arc::new(snapshot);
-        *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.clone();
-        snapshot
+        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // A slow read must not bring back what a change has replaced meanwhile.
+        if snapshot.read >= kept.read {
+            *kept = Arc::new(snapshot);
+        }
+        kept.clone()
     }
 
     async fn read(&self) -> Result<Arc<Snapshot>, HubError> {

@@ -7,6 +7,7 @@ use dunlin_model::{ErrorCode, Identity, Status};
 use dunlin_runtime::{DeviceLinks, clock};
 use dunlin_storage::device_store::StoredIdentity;
 use dunlin_storage::{DeviceStore, StoreError};
+use futures_util::future::join_all;
 use tracing::error;
 
 use crate::store_failed;
@@ -46,10 +47,11 @@ impl Revocation {
             if disabled { ErrorCode::DeviceDisabled } else { ErrorCode::IotHubUnauthorized };
         self.revoke(&new.id, new.auth_version, reason).await;
         if disabled {
-            for module in self.modules(&new.id).await {
-                let version = new.auth_version + module.auth_version;
-                self.revoke(&module.id, version, reason).await;
-            }
+            let modules = self.modules(&new.id).await;
+            join_all(modules.iter().map(|module| {
+                self.revoke(&module.id, new.auth_version + module.auth_version, reason)
+            }))
+            .await;
         }
     }
 
@@ -73,10 +75,10 @@ impl Revocation {
         let now = first_auth_version().max(doomed.device_version + 1);
         let of_module = doomed.device_version + now;
         let own = if id.module_id().is_some() { of_module } else { now };
-        self.revoke(id, own, ErrorCode::DeviceNotFound).await;
-        for module in doomed.modules {
-            self.revoke(&module.id, of_module, ErrorCode::DeviceNotFound).await;
-        }
+        let reason = ErrorCode::DeviceNotFound;
+        let modules =
+            doomed.modules.iter().map(|module| self.revoke(&module.id, of_module, reason));
+        tokio::join!(self.revoke(id, own, reason), join_all(modules));
     }
 
     async fn modules(&self, device: &Identity) -> Vec<StoredIdentity> {

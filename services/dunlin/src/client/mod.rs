@@ -19,6 +19,8 @@ const API_VERSION: &str = "2021-04-12";
 const POLICIES: &str = "/dunlin/v1/policies";
 const TOKEN_SECONDS: u64 = 3_600;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Until the answer begins: a stream may go on for as long as it likes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -81,7 +83,11 @@ impl Client {
 
     /// Sends a request as it is and returns whatever answer comes.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        request.send().await.map_err(|error| self.unreachable(&error))
+        let Ok(answer) = tokio::time::timeout(ANSWER_TIMEOUT, request.send()).await else {
+            let reason = format!("no answer within {ANSWER_TIMEOUT:?}");
+            return Err(ClientError::Unreachable { base: self.base.clone(), reason });
+        };
+        answer.map_err(|error| self.unreachable(&error))
     }
 
     /// Sends a request and reads its answer: the JSON, or null where there is none.

@@ -5,7 +5,6 @@ mod status;
 mod watch;
 
 use std::convert::Infallible;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ use tower::ServiceExt;
 
 use crate::Timeouts;
 use crate::gateway::Gateway;
-use crate::lobby::Lobby;
+use crate::lobby::{Seat, Waiting};
 use crate::tls;
 use bridge::Bridge;
 use watch::{Answer, Spoiled, Timely, Watch};
@@ -39,11 +38,10 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub async fn serve(
     io: Io,
     gateway: Arc<Gateway>,
-    lobby: Rc<Lobby>,
+    (seat, waiting): (Seat, Waiting),
     tls: Arc<ServerConfig>,
     timeouts: Timeouts,
 ) {
-    let Some((seat, waiting)) = lobby.enter(io.get_ref()) else { return };
     let handshake = tokio::time::timeout(timeouts.tls_handshake, tls::accept(io, tls));
     let Ok(Ok(io)) = handshake.await else { return };
     let watch = Watch::new(seat, waiting, io.get_ref());

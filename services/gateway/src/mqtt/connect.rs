@@ -55,9 +55,13 @@ pub async fn open<F: Filter>(
     let session = match authenticate(&connect, worker, reservation.key()).await {
         Ok(session) => session,
         Err(error) => {
-            // A stranger's words: they must not pass for lines of the log.
-            let client_id = connect.client_id.escape_debug();
-            tracing::info!(%client_id, %error, "connection refused");
+            // A stranger's words, any secret or any number of lines, are not for the log: the
+            // ClientId is named only where the user name names it too, as an id of this hub.
+            let hostnames = &worker.gateway.hostnames;
+            let name = connect.username.as_deref().unwrap_or_default();
+            let named = username::parse(name, &connect.client_id, hostnames).is_ok();
+            let client_id = if named { &*connect.client_id } else { "(none)" };
+            tracing::info!(client_id, %error, "connection refused");
             return refuse(io, reason::connack(&error));
         }
     };

@@ -10,7 +10,7 @@ use rustls::ServerConfig;
 use super::connect;
 use super::connection::{Connection, End};
 use crate::Timeouts;
-use crate::lobby::{Lobby, Waiting};
+use crate::lobby::{Seat, Waiting};
 use crate::tls::{self, TlsFilter};
 use crate::worker::{Reservation, Worker};
 
@@ -20,12 +20,10 @@ type TlsIo = Io<Layer<TlsFilter, Base>>;
 pub async fn serve(
     io: Io,
     worker: Rc<Worker>,
-    lobby: Rc<Lobby>,
+    (_seat, waiting): (Seat, Waiting),
     tls: Arc<ServerConfig>,
     timeouts: Timeouts,
 ) {
-    let Some((_seat, waiting)) = lobby.enter(io.get_ref()) else { return };
-    drop(lobby);
     // Boxed and dropped before the connection settles: an idle device keeps only what follows.
     let opened = Box::pin(open(io, &worker, waiting, tls, timeouts)).await;
     let Some((io, connection, reservation)) = opened else {
