@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_runtime::Shutdown;
-use dunlin_storage::event_log::{EventLog, Position, TOPIC_D2C, partition_of};
+use dunlin_storage::event_log::{EventLog, Position, TOPIC_EVENTS, partition_of};
 
 use crate::error::ApiError;
 use crate::guard::query;
@@ -23,8 +23,8 @@ pub(crate) mod token;
 /// Where the stream is; a token of `token` is good for it alone.
 const PATH: &str = "/dunlin/v1/events";
 
-/// The built-in endpoint reads what devices send as it comes, until routing fills a topic for it.
-const TOPIC: &str = TOPIC_D2C;
+/// The built-in endpoint. What it reads until routing fills it is the event log's to say.
+const TOPIC: &str = TOPIC_EVENTS;
 
 #[derive(Clone)]
 pub(crate) struct Events {

@@ -5,9 +5,7 @@ use serde_json::{Value, json};
 
 use super::LoginArgs;
 use super::failure::Failure;
-use super::identity::{
-    self, AuthArgs, DeviceArgs, KeyType, MaybeModuleArgs, Renewal, connection_string_command, text,
-};
+use super::identity::{self, AuthArgs, DeviceArgs, KeyType, MaybeModuleArgs, Renewal, text};
 use super::output::{self, line, table};
 use super::simulate::{self, SimulateArgs};
 
@@ -153,14 +151,7 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
                 "capabilities": { "iotEdge": edge_enabled },
             });
             let made = device.login.client()?.device_put(id.as_str(), &body, None).await?;
-            if json {
-                return output::json(&made);
-            }
-            line(&format!("created {id}"))?;
-            if text(&made, "/authentication/type") == "sas" {
-                line(&format!("its connection string: {}", connection_string_command(&id)))?;
-            }
-            Ok(())
+            identity::created(&id, &made, json)
         }
         Command::Show { device, .. } => {
             output::json(&device.login.client()?.device_get(device.id()?.as_str()).await?)

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::LoginArgs;
 use super::failure::Failure;
-use super::output::line;
+use super::output::{self, line};
 use crate::client::Client;
 
 const PRIMARY: &str = "/authentication/symmetricKey/primaryKey";
@@ -183,8 +183,20 @@ pub(super) fn say_renewed(id: &Identity, which: Renewal) -> Result<(), Failure> 
     line(&format!("its connection string: {}", connection_string_command(id)))
 }
 
+/// Tells of a new identity, and how to get at its connection string if it has keys.
+pub(super) fn created(id: &Identity, made: &Value, json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json(made);
+    }
+    line(&format!("created {id}"))?;
+    if text(made, "/authentication/type") == "sas" {
+        line(&format!("its connection string: {}", connection_string_command(id)))?;
+    }
+    Ok(())
+}
+
 /// What to type for it.
-pub(super) fn connection_string_command(id: &Identity) -> String {
+fn connection_string_command(id: &Identity) -> String {
     match id.module_id() {
         None => format!("dunlin device connection-string -d {id}"),
         Some(module) => {

@@ -4,9 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::failure::Failure;
-use super::identity::{
-    self, AuthArgs, DeviceArgs, KeyType, ModuleArgs, Renewal, connection_string_command, text,
-};
+use super::identity::{self, AuthArgs, DeviceArgs, KeyType, ModuleArgs, Renewal, text};
 use super::output::{self, line, table};
 
 #[derive(Subcommand)]
@@ -126,14 +124,7 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
                 "authentication": auth.body()?,
             });
             let made = module.client()?.device_put(id.as_str(), &body, None).await?;
-            if json {
-                return output::json(&made);
-            }
-            line(&format!("created {id}"))?;
-            if text(&made, "/authentication/type") == "sas" {
-                line(&format!("its connection string: {}", connection_string_command(&id)))?;
-            }
-            Ok(())
+            identity::created(&id, &made, json)
         }
         Command::Show { module, .. } => {
             output::json(&module.client()?.device_get(module.id()?.as_str()).await?)

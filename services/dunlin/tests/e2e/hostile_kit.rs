@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio_rustls::TlsConnector;
 
+use crate::process::{dunlin, terminate};
 use crate::raw::{self, Connect, QOS1, Raw, connack, puback, publish, within};
 
 /// `dunlin up` in a process of its own; dropped, it is killed.
@@ -147,28 +148,12 @@ impl Prey {
 
     /// SIGTERM, and a clean end without a panic on the way.
     pub async fn stop(mut self) -> TempDir {
-        let pid = self.child.id().expect("running").to_string();
-        let sent = Command::new("sh")
-            .args(["-c", "kill -TERM $0", &pid])
-            .status()
-            .await
-            .expect("kill runs");
-        assert!(sent.success());
-        let status = within("the hub's end", self.child.wait()).await.expect("a status");
+        let status = terminate(&mut self.child).await;
         let log = self.log();
         assert!(status.success(), "dunlin up ended with {status}: {log}");
         assert!(!log.contains("panicked"), "{log}");
         self.folder
     }
-}
-
-fn dunlin() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
-    for name in ["DUNLIN_LOGIN", "DUNLIN_CA"] {
-        command.env_remove(name);
-    }
-    command.stdin(Stdio::null());
-    command
 }
 
 /// Where a hub is, and what it takes to trust it.

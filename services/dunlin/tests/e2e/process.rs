@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use dunlin_auth::ConnectionString;
@@ -85,14 +85,7 @@ impl Hub {
 
     /// SIGTERM, and a clean end.
     pub async fn stop(mut self) {
-        let pid = self.child.id().expect("running").to_string();
-        let sent = Command::new("sh")
-            .args(["-c", "kill -TERM $0", &pid])
-            .status()
-            .await
-            .expect("kill runs");
-        assert!(sent.success());
-        let status = raw::within("the hub's end", self.child.wait()).await.expect("a status");
+        let status = terminate(&mut self.child).await;
         assert!(status.success(), "dunlin up ended with {status}");
     }
 }
@@ -107,7 +100,17 @@ fn up(data: &Path) -> Child {
         .expect("dunlin starts")
 }
 
-fn dunlin() -> Command {
+/// SIGTERM; what the hub ends with.
+pub async fn terminate(child: &mut Child) -> ExitStatus {
+    let pid = child.id().expect("running").to_string();
+    let sent =
+        Command::new("sh").args(["-c", "kill -TERM $0", &pid]).status().await.expect("kill runs");
+    assert!(sent.success());
+    raw::within("the hub's end", child.wait()).await.expect("a status")
+}
+
+/// The binary, with nothing of our environment to find a hub by.
+pub fn dunlin() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
     for name in ["DUNLIN_LOGIN", "DUNLIN_CA"] {
         command.env_remove(name);

@@ -12,7 +12,9 @@ use std::task::Poll;
 use ntex::io::{Filter, FilterBuf, FilterLayer, Io, Layer};
 use ntex::util::{BytePages, BytesMut};
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus,
+};
 use rustls::{Error, ServerConfig};
 
 thread_local! {
@@ -78,9 +80,7 @@ impl TlsFilter {
             Engine::Live(_) => Stage::Established,
         }
     }
-}
 
-impl TlsFilter {
     /// Runs `write` on what rustls has left in the read buffer. `false` if that is gone.
     fn with_left(&self, buf: &FilterBuf<'_>, write: impl FnOnce(&mut [u8]) -> bool) -> bool {
         let left = self.left.get() as usize;
@@ -135,14 +135,7 @@ fn process(
                     }
                 }
             }
-            Ok(ConnectionState::EncodeTlsData(mut message)) => {
-                with_scratch(out, |scratch| {
-                    message.encode(scratch).map_err(|error| match error {
-                        EncodeError::InsufficientSize(size) => Some(size.required_size),
-                        EncodeError::AlreadyEncoded => None,
-                    })
-                });
-            }
+            Ok(ConnectionState::EncodeTlsData(message)) => put_message(message, out),
             Ok(ConnectionState::TransmitTlsData(message)) => message.done(),
             Ok(ConnectionState::PeerClosed) => progress.peer_closed = true,
             Ok(_) => more = false,
@@ -177,6 +170,16 @@ fn with_scratch(
     })
 }
 
+/// A handshake message, a key update or an alert of rustls' own.
+fn put_message<Data>(mut message: EncodeTlsData<'_, Data>, out: &mut BytePages) {
+    with_scratch(out, |scratch| {
+        message.encode(scratch).map_err(|error| match error {
+            EncodeError::InsufficientSize(size) => Some(size.required_size),
+            EncodeError::AlreadyEncoded => None,
+        })
+    });
+}
+
 fn needed(error: EncryptError) -> Option<usize> {
     match error {
         EncryptError::InsufficientSize(size) => Some(size.required_size),
@@ -203,14 +206,7 @@ fn encrypt(
                     .map_err(needed)
                 });
             }
-            Ok(ConnectionState::EncodeTlsData(mut message)) => {
-                with_scratch(out, |scratch| {
-                    message.encode(scratch).map_err(|error| match error {
-                        EncodeError::InsufficientSize(size) => Some(size.required_size),
-                        EncodeError::AlreadyEncoded => None,
-                    })
-                });
-            }
+            Ok(ConnectionState::EncodeTlsData(message)) => put_message(message, out),
             Ok(ConnectionState::TransmitTlsData(message)) => message.done(),
             Ok(ConnectionState::PeerClosed) => {}
             _ => return false,
