@@ -1,7 +1,8 @@
 //! Registry messages ↔ model.
 
 use dunlin_model::{
-    Authentication, ConnectionState, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair, Status,
+    Authentication, ConnectionState, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair,
+    Session, Status, Subscriptions,
 };
 
 use crate::v1;
@@ -60,6 +61,24 @@ impl From<v1::ConnectionState> for ConnectionState {
     fn from(wire: v1::ConnectionState) -> Self {
         let v1::ConnectionState { connected, updated, last_activity } = wire;
         Self { connected, updated, last_activity }
+    }
+}
+
+impl From<Session> for v1::Session {
+    fn from(session: Session) -> Self {
+        Self {
+            subscriptions: session.subscriptions.bits(),
+            model_id: session.model_id.unwrap_or_default(),
+        }
+    }
+}
+
+impl From<v1::Session> for Session {
+    fn from(wire: v1::Session) -> Self {
+        Self {
+            subscriptions: Subscriptions::from_bits(wire.subscriptions),
+            model_id: Some(wire.model_id).filter(|model| !model.is_empty()),
+        }
     }
 }
 

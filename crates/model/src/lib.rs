@@ -5,7 +5,9 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod limits;
+pub mod session;
 
 pub use device::{Authentication, ConnectionState, DeviceIdentity, KeyPair, Status};
 pub use error::{ErrorCode, HubError};
 pub use id::Identity;
+pub use session::{Session, Subscriptions};

@@ -14,16 +14,21 @@ use crate::{Health, Shutdown};
 pub enum Role {
     Gateway,
     Registry,
+    Twins,
+    Methods,
     Api,
 }
 
 impl Role {
-    pub const ALL: [Self; 3] = [Self::Gateway, Self::Registry, Self::Api];
+    pub const ALL: [Self; 5] =
+        [Self::Gateway, Self::Registry, Self::Twins, Self::Methods, Self::Api];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
             Self::Registry => "registry",
+            Self::Twins => "twins",
+            Self::Methods => "methods",
             Self::Api => "api",
         }
     }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::status::from_status;
-use dunlin_proto::v1::DisconnectRequest;
 use dunlin_proto::v1::device_link_client::DeviceLinkClient;
+use dunlin_proto::v1::invoke_response::Outcome;
+use dunlin_proto::v1::{DisconnectRequest, InvokeRequest, MethodAnswer, NotifyDesiredRequest};
 use dunlin_storage::Presence;
 use dunlin_storage::presence::Holder;
 
@@ -15,6 +16,26 @@ use crate::{Mesh, MeshChannel};
 
 /// How long the former holder of an identity is waited for (design §4, connect).
 const DISCONNECT_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Lookups of an entry that turns out stale: the second has what took its place.
+const TRIES: usize = 2;
+
+/// How long a gateway may take over a notification: what it does for it is done at once.
+const NOTIFY_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What became of a method call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invoked {
+    /// The device is not connected.
+    NotConnected,
+    /// It is, but takes no methods.
+    NotSubscribed,
+    Answered {
+        status: i32,
+        /// As the device sent it.
+        payload: Vec<u8>,
+    },
+}
 
 /// Reaches connected devices by identity.
 #[derive(Clone)]
@@ -51,7 +72,7 @@ impl DeviceLinks {
         holder: &Holder,
         reason: ErrorCode,
     ) -> Result<bool, HubError> {
-        let mut client = DeviceLinkClient::new(self.channel(holder)?);
+        let mut client = self.client(holder, DISCONNECT_DEADLINE)?;
         let request = DisconnectRequest {
             identity: id.as_str().to_owned(),
             epoch: holder.epoch,
@@ -61,10 +82,67 @@ impl DeviceLinks {
         Ok(answer.into_inner().found)
     }
 
-    fn channel(&self, holder: &Holder) -> Result<MeshChannel, HubError> {
-        self.mesh
-            .node_channel(&holder.node)
-            .map(|channel| channel.with_deadline(DISCONNECT_DEADLINE))
-            .ok_or_else(|| HubError::new(ErrorCode::ServerError, "presence names an unknown node"))
+    /// Calls a method of a connected device and waits for its answer for as long as `deadline`.
+    /// Dropped, the call is cancelled and a late answer passed over.
+    pub async fn invoke(
+        &self,
+        id: &Identity,
+        method: &str,
+        payload: &[u8],
+        deadline: Duration,
+    ) -> Result<Invoked, HubError> {
+        for _ in 0..TRIES {
+            let Some(holder) = self.presence.holder(id).await? else { break };
+            let request = InvokeRequest {
+                identity: id.as_str().to_owned(),
+                epoch: holder.epoch,
+                method: method.to_owned(),
+                payload: payload.to_vec(),
+            };
+            let answer = self.client(&holder, deadline)?.invoke(request).await;
+            match answer.map_err(|status| from_status(&status))?.into_inner().outcome {
+                Some(Outcome::Answer(MethodAnswer { status, payload })) => {
+                    return Ok(Invoked::Answered { status, payload });
+                }
+                Some(Outcome::NotSubscribed(_)) => return Ok(Invoked::NotSubscribed),
+                // Gone, or taken over since presence was asked.
+                Some(Outcome::Absent(_)) | None => {}
+            }
+        }
+        Ok(Invoked::NotConnected)
+    }
+
+    /// Tells a connected device of its new desired properties. `false`: it is not connected.
+    pub async fn notify_desired(
+        &self,
+        id: &Identity,
+        version: u64,
+        patch: &[u8],
+    ) -> Result<bool, HubError> {
+        for _ in 0..TRIES {
+            let Some(holder) = self.presence.holder(id).await? else { break };
+            let request = NotifyDesiredRequest {
+                identity: id.as_str().to_owned(),
+                epoch: holder.epoch,
+                version,
+                patch: patch.to_vec(),
+            };
+            let answer = self.client(&holder, NOTIFY_DEADLINE)?.notify_desired(request).await;
+            if answer.map_err(|status| from_status(&status))?.into_inner().found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn client(
+        &self,
+        holder: &Holder,
+        deadline: Duration,
+    ) -> Result<DeviceLinkClient<MeshChannel>, HubError> {
+        let channel = self.mesh.node_channel(&holder.node).ok_or_else(|| {
+            HubError::new(ErrorCode::ServerError, "presence names an unknown node")
+        })?;
+        Ok(DeviceLinkClient::new(channel.with_deadline(deadline)))
     }
 }

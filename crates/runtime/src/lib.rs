@@ -9,7 +9,7 @@ pub mod memory;
 pub mod mesh;
 
 pub use component::{Component, Role};
-pub use device_links::DeviceLinks;
+pub use device_links::{DeviceLinks, Invoked};
 pub use health::Health;
 pub use mesh::{Mesh, MeshChannel};
 /// Cancelled once, when the process is asked to stop.

@@ -33,12 +33,25 @@ impl TestHub {
 
     /// A node for each role, which call one another over HTTP/2.
     pub async fn split() -> Self {
-        Self::start(&[&[Role::Registry], &[Role::Api], &[Role::Gateway]]).await
+        Self::start(&[
+            &[Role::Registry],
+            &[Role::Twins],
+            &[Role::Methods],
+            &[Role::Api],
+            &[Role::Gateway],
+        ])
+        .await
     }
 
     /// As [`split`](Self::split), with two gateways.
     pub async fn two_gateways() -> Self {
-        Self::start(&[&[Role::Registry], &[Role::Api], &[Role::Gateway], &[Role::Gateway]]).await
+        Self::start(&[
+            &[Role::Registry, Role::Twins, Role::Methods],
+            &[Role::Api],
+            &[Role::Gateway],
+            &[Role::Gateway],
+        ])
+        .await
     }
 
     /// Nodes with these roles, in an order in which each is started after those it calls.
@@ -74,6 +87,8 @@ impl TestHub {
             for role in *roles {
                 match role {
                     Role::Registry => config.mesh.registry = hub.node().to_owned(),
+                    Role::Twins => config.mesh.twins = hub.node().to_owned(),
+                    Role::Methods => config.mesh.methods = hub.node().to_owned(),
                     Role::Api => config.mesh.api = hub.node().to_owned(),
                     Role::Gateway => {}
                 }

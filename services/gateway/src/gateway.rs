@@ -26,6 +26,7 @@ pub struct Gateway {
     pub node: String,
     pub registry: MeshChannel,
     pub api: MeshChannel,
+    pub twins: MeshChannel,
     pub links: DeviceLinks,
     pub presence: Arc<dyn Presence>,
     pub events: Arc<dyn EventLog>,

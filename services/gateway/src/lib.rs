@@ -133,6 +133,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         node: mesh.node().to_owned(),
         registry: mesh.channel(Role::Registry)?,
         api: mesh.channel(Role::Api)?,
+        twins: mesh.channel(Role::Twins)?,
         links: DeviceLinks::new(mesh, presence.clone()),
         presence,
         events,

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use dunlin_model::{ErrorCode, Identity};
 use dunlin_proto::status::to_status;
 use dunlin_proto::v1::device_link_server::{DeviceLink, DeviceLinkServer};
-use dunlin_proto::v1::{DisconnectRequest, DisconnectResponse};
+use dunlin_proto::v1::{
+    DisconnectRequest, DisconnectResponse, InvokeRequest, InvokeResponse, NotifyDesiredRequest,
+    NotifyDesiredResponse,
+};
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status, async_trait};
 
@@ -34,5 +37,16 @@ impl DeviceLink for Links {
             disconnect(address, reason).await;
         }
         Ok(Response::new(DisconnectResponse { found: address.is_some() }))
+    }
+
+    async fn invoke(&self, _: Request<InvokeRequest>) -> Result<Response<InvokeResponse>, Status> {
+        Err(Status::unimplemented("methods"))
+    }
+
+    async fn notify_desired(
+        &self,
+        _: Request<NotifyDesiredRequest>,
+    ) -> Result<Response<NotifyDesiredResponse>, Status> {
+        Err(Status::unimplemented("twins"))
     }
 }

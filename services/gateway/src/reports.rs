@@ -89,7 +89,7 @@ impl Reports {
                     break;
                 }
                 let reports = call.iter().map(wire).collect();
-                let request = v1::RecordConnectionsRequest { reports };
+                let request = v1::RecordConnectionsRequest { reports, sessions: Vec::new() };
                 if let Err(status) = client.record_connections(request).await {
                     let mut pending = self.lock();
                     for (id, report) in call.into_iter().chain(batch) {

@@ -67,6 +67,7 @@ impl Access {
             scope: scope.into(),
             auth_version,
             expires: token.expiry(),
+            session: Some(stored.session.into()),
         })
     }
 

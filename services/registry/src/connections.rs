@@ -9,9 +9,11 @@ use crate::store_failed;
 
 pub(crate) async fn record(
     store: &dyn DeviceStore,
-    reports: Vec<v1::ConnectionReport>,
+    request: v1::RecordConnectionsRequest,
 ) -> Result<(), HubError> {
-    let reports: Result<Vec<_>, HubError> = reports.into_iter().map(report).collect();
+    let v1::RecordConnectionsRequest { reports, sessions } = request;
+    let reports = reports.into_iter().map(report).chain(sessions.into_iter().map(session));
+    let reports: Result<Vec<_>, HubError> = reports.collect();
     store.connections_record(reports?).await.map_err(store_failed)
 }
 
@@ -21,5 +23,14 @@ fn report(wire: v1::ConnectionReport) -> Result<ConnectionReport, HubError> {
         generation_id: wire.generation_id,
         epoch: wire.epoch,
         state: wire.state.unwrap_or_default().into(),
+    })
+}
+
+fn session(wire: v1::SessionReport) -> Result<ConnectionReport, HubError> {
+    Ok(ConnectionReport::Session {
+        id: Identity::parse(&wire.identity)?,
+        generation_id: wire.generation_id,
+        epoch: wire.epoch,
+        session: wire.session.unwrap_or_default().into(),
     })
 }

@@ -58,7 +58,7 @@ pub(crate) fn reveal(
 
 #[cfg(test)]
 mod tests {
-    use dunlin_model::{ConnectionState, Status};
+    use dunlin_model::{ConnectionState, Session, Status};
 
     use super::*;
 
@@ -82,12 +82,14 @@ mod tests {
                 status_updated: 0,
                 auth_type: authentication.type_name().into(),
                 credentials: seal(&key, &device, &authentication),
+                thumbprints: None,
                 auth_version: 1,
                 iot_edge: false,
                 device_scope: None,
                 parent_scopes: Vec::new(),
                 managed_by: None,
                 connection: ConnectionState::default(),
+                session: Session::default(),
             };
             assert_eq!(open(&key, &stored), Ok(authentication.clone()));
             if stored.credentials.is_empty() {

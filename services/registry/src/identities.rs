@@ -7,7 +7,8 @@ use dunlin_auth::Key;
 use dunlin_model::device::{SYSTEM_MODULES, is_system_module};
 use dunlin_model::limits::LIST_DEVICES;
 use dunlin_model::{
-    Authentication, ConnectionState, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair, Status,
+    Authentication, ConnectionState, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair,
+    Session, Status,
 };
 use dunlin_runtime::clock::unix_millis;
 use dunlin_storage::device_store::{IdentityWrite, IfMatch, StoredIdentity};
@@ -298,6 +299,10 @@ impl Identities {
         StoredIdentity {
             auth_type: identity.authentication.type_name().to_owned(),
             credentials: credentials::seal(&self.key, &identity.id, &identity.authentication),
+            thumbprints: match identity.authentication {
+                Authentication::SelfSigned(thumbprints) => Some(thumbprints),
+                _ => None,
+            },
             id: identity.id,
             generation_id: identity.generation_id,
             etag: identity.etag,
@@ -310,6 +315,7 @@ impl Identities {
             parent_scopes: identity.parent_scopes,
             managed_by: identity.managed_by,
             connection: identity.connection,
+            session: Session::default(),
         }
     }
 

@@ -161,7 +161,7 @@ impl v1::registry_server::Registry for Service {
         request: Request<v1::RecordConnectionsRequest>,
     ) -> Answer<v1::RecordConnectionsResponse> {
         let store = &*self.access.identities.store;
-        let recorded = connections::record(store, request.into_inner().reports).await;
+        let recorded = connections::record(store, request.into_inner()).await;
         answer(recorded.map(|()| v1::RecordConnectionsResponse {}))
     }
 

@@ -31,6 +31,10 @@ pub struct Config {
     pub advertise: String,
     /// URL of the role `registry`, where another process runs it: `http://host:port`.
     pub registry: String,
+    /// URL of the role `twins`, where another process runs it.
+    pub twins: String,
+    /// URL of the role `methods`, where another process runs it.
+    pub methods: String,
     /// URL of the role `api`, where another process runs it.
     pub api: String,
 }
@@ -93,6 +97,8 @@ impl Mesh {
         }
         let url = match role {
             Role::Registry => &self.inner.config.registry,
+            Role::Twins => &self.inner.config.twins,
+            Role::Methods => &self.inner.config.methods,
             Role::Api => &self.inner.config.api,
             // Gateways are reached by node, never as a role.
             Role::Gateway => "",

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use dunlin_model::{ConnectionState, Identity, Status};
+use dunlin_model::{ConnectionState, Identity, KeyPair, Session, Status};
 use tokio::task::JoinSet;
 
 use super::{DeviceStore, IfMatch, StoredIdentity};
@@ -36,12 +36,14 @@ pub fn sample(joined: &str) -> StoredIdentity {
         status_updated: 1_700_000_000_123,
         auth_type: "sas".into(),
         credentials: vec![0, 1, 0xff],
+        thumbprints: Some(KeyPair { primary: "first".into(), secondary: "second".into() }),
         auth_version: 7,
         iot_edge: !joined.contains('/'),
         device_scope: Some(format!("scope of {joined}")),
         parent_scopes: vec!["first parent".into(), "second".into()],
         managed_by: Some("somebody".into()),
         connection: ConnectionState::default(),
+        session: Session::default(),
     }
 }
 

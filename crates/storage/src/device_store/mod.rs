@@ -1,7 +1,7 @@
 //! `DeviceStore`: devices and modules, their connections, and the hub's own settings.
 
 use async_trait::async_trait;
-use dunlin_model::{ConnectionState, Identity, Status};
+use dunlin_model::{ConnectionState, Identity, KeyPair, Session, Status};
 
 use crate::StoreError;
 use crate::presence::Epoch;
@@ -27,6 +27,8 @@ pub struct StoredIdentity {
     /// `authentication.type` of the REST API, in the clear so that it can be queried.
     pub auth_type: String,
     pub credentials: Vec<u8>,
+    /// Of a self-signed certificate, in the clear: they are no secrets, and twins show them.
+    pub thumbprints: Option<KeyPair>,
     /// Grows by one with each change of status or credentials: an older claim is refused by it.
     pub auth_version: u64,
     pub iot_edge: bool,
@@ -36,6 +38,8 @@ pub struct StoredIdentity {
     pub managed_by: Option<String>,
     /// Read only: what a write says of it counts for nothing. `connections_record` writes it.
     pub connection: ConnectionState,
+    /// Read only, as `connection`.
+    pub session: Session,
 }
 
 /// What an `If-Match` header asks of a stored ETag.
@@ -84,6 +88,10 @@ pub enum ConnectionReport {
     /// not come back once it has ended, and after that is only ever taken to have been active
     /// later. Activity never goes back in time.
     State { id: Identity, generation_id: String, epoch: Epoch, state: ConnectionState },
+    /// What the session of an identity is from now on. Nothing happens unless the identity exists
+    /// in that generation, nor if a connection with a newer epoch has told of its session. It is
+    /// kept for as long as the identity.
+    Session { id: Identity, generation_id: String, epoch: Epoch, session: Session },
     /// Every connection with an older epoch is over, as of `at` (Unix milliseconds): the process
     /// that held it is gone and could not tell.
     EndBefore { epoch: Epoch, at: i64 },

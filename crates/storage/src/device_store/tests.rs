@@ -41,6 +41,7 @@ conforms!(
     the_newest_connection_is_on_record,
     a_connection_belongs_to_one_generation,
     writes_leave_the_connection_alone,
+    the_newest_session_is_kept,
     what_nobody_could_tell_of_is_ended,
     setting_init_keeps_the_first,
     setting_replace_wants_what_is_stored,

@@ -54,6 +54,11 @@ pub(super) const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (device_id, module_id)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX device_state_connected ON device_state (epoch, module_id) WHERE connected = 1;",
+    // 4: what outlives a connection, and what twins show of certificates.
+    "ALTER TABLE identity ADD COLUMN thumbprints TEXT;
+    ALTER TABLE device_state ADD COLUMN session_epoch INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE device_state ADD COLUMN subscriptions INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE device_state ADD COLUMN model_id TEXT;",
 ];
 
 pub(super) fn known() -> u32 {

@@ -95,6 +95,14 @@ impl Hub {
                     };
                     dunlin_registry::build(registry).await?
                 }
+                Role::Twins => dunlin_twins::build(dunlin_twins::Context {
+                    store: stores.devices.clone(),
+                    links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
+                }),
+                Role::Methods => dunlin_methods::build(dunlin_methods::Context {
+                    mesh: mesh.clone(),
+                    links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
+                })?,
                 Role::Api => dunlin_api::build(dunlin_api::Context {
                     mesh: mesh.clone(),
                     events: stores.events.clone(),

@@ -93,7 +93,7 @@ fn unsupported(setting: &str, url: &str, supported: &str) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use dunlin_model::{ConnectionState, Identity, Status};
+    use dunlin_model::{ConnectionState, Identity, Session, Status};
     use dunlin_storage::device_store::StoredIdentity;
 
     use super::*;
@@ -115,12 +115,14 @@ mod tests {
             status_updated: 0,
             auth_type: "none".into(),
             credentials: Vec::new(),
+            thumbprints: None,
             auth_version: 1,
             iot_edge: false,
             device_scope: None,
             parent_scopes: Vec::new(),
             managed_by: None,
             connection: ConnectionState::default(),
+            session: Session::default(),
         };
         stores.devices.identity_create(device).await.expect("created");
         let report = ConnectionReport::State {

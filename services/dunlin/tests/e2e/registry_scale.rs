@@ -1,7 +1,7 @@
 //! Listing where its page ends, whatever the number of devices.
 
 use dunlin::test_hub::TestHub;
-use dunlin_model::{ConnectionState, Identity, Status};
+use dunlin_model::{ConnectionState, Identity, Session, Status};
 use dunlin_storage::device_store::{IdentityWrite, StoredIdentity};
 use reqwest::Method;
 use serde_json::Value;
@@ -19,12 +19,14 @@ fn device(number: usize) -> StoredIdentity {
         status_updated: 0,
         auth_type: "none".into(),
         credentials: Vec::new(),
+        thumbprints: None,
         auth_version: 1,
         iot_edge: false,
         device_scope: None,
         parent_scopes: Vec::new(),
         managed_by: None,
         connection: ConnectionState::default(),
+        session: Session::default(),
     }
 }
 

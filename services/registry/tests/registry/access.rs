@@ -22,6 +22,7 @@ async fn a_device_connects_with_either_key_or_a_policy() {
             scope: v1::AuthScope::Device.into(),
             auth_version: got.auth_version,
             expires: soon,
+            session: Some(v1::Session::default()),
         };
         assert_eq!(got, want);
     }

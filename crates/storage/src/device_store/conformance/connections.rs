@@ -1,6 +1,7 @@
 //! What is on record of connections.
 
-use dunlin_model::ConnectionState;
+use dunlin_model::session::{QoS, Topic};
+use dunlin_model::{ConnectionState, Session, Subscriptions};
 
 use super::{Store, create, get, id, sample};
 use crate::device_store::{ConnectionReport, IfMatch};
@@ -76,6 +77,49 @@ pub async fn writes_leave_the_connection_alone(store: Store) {
     assert_eq!(stored.connection.updated, 1);
     assert_eq!(state(&store, "d").await, (true, 1, 2));
     assert_eq!(store.device_list(1).await.expect("list"), [stored]);
+}
+
+pub async fn the_newest_session_is_kept(store: Store) {
+    let session = |topics: &[Topic], model: Option<&str>| Session {
+        subscriptions: topics
+            .iter()
+            .fold(Subscriptions::NONE, |all, topic| all.with(*topic, QoS::AtLeastOnce)),
+        model_id: model.map(str::to_owned),
+    };
+    let tell = async |joined: &str, epoch, session: &Session| {
+        let report = ConnectionReport::Session {
+            id: id(joined),
+            generation_id: format!("generation of {joined}"),
+            epoch,
+            session: session.clone(),
+        };
+        store.connections_record(vec![report]).await.expect("record");
+    };
+    let kept = async |joined: &str| get(&store, joined).await.expect("it exists").session;
+    let some = session(&[Topic::Methods, Topic::Desired], Some("dtmi:a;1"));
+    tell("d", 5, &some).await;
+    create(&store, "d").await;
+    create(&store, "d/m").await;
+    assert_eq!(kept("d").await, Session::default(), "told of before it existed");
+    tell("d", 5, &some).await;
+    assert_eq!(kept("d").await, some);
+    assert_eq!(kept("d/m").await, Session::default(), "a module has its own");
+    assert_eq!(state(&store, "d").await, (false, 0, 0), "it says nothing of a connection");
+    tell("d", 4, &session(&[], None)).await;
+    assert_eq!(kept("d").await, some, "told by an older connection");
+    let other = session(&[Topic::Commands], None);
+    tell("d", 5, &other).await;
+    assert_eq!(kept("d").await, other);
+    store.connections_record(vec![report("d", 9, true, 1, 1)]).await.expect("record");
+    tell("d", 8, &some).await;
+    assert_eq!(kept("d").await, some, "a connection that has told of no session is no bar");
+    let mut device = get(&store, "d").await.expect("it exists");
+    device.session = other;
+    let stored = store.identity_replace(device, IfMatch::Any).await.expect("replace");
+    assert_eq!((stored.session, kept("d").await), (some.clone(), some));
+    store.identity_delete(&id("d"), IfMatch::Any).await.expect("delete");
+    create(&store, "d").await;
+    assert_eq!(kept("d").await, Session::default(), "it goes with the identity");
 }
 
 pub async fn what_nobody_could_tell_of_is_ended(store: Store) {

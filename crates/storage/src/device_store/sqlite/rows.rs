@@ -1,6 +1,6 @@
 //! Rows of `identity`, with what `device_state` has of them.
 
-use dunlin_model::{ConnectionState, Identity, Status};
+use dunlin_model::{ConnectionState, Identity, KeyPair, Session, Status, Subscriptions};
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use super::damaged;
@@ -11,7 +11,8 @@ use crate::device_store::StoredIdentity;
 macro_rules! select {
     ($rest:literal) => {
         concat!(
-            "SELECT i.*, s.connected, s.connection_updated, s.last_activity
+            "SELECT i.*, s.connected, s.connection_updated, s.last_activity, s.subscriptions,
+                 s.model_id
              FROM identity i LEFT JOIN device_state s USING (device_id, module_id) ",
             $rest
         )
@@ -40,10 +41,10 @@ pub(super) fn modules(db: &Connection, device: &str) -> Result<Vec<StoredIdentit
 pub(super) fn put(db: &Connection, new: &StoredIdentity) -> Result<(), StoreError> {
     let sql = "INSERT OR REPLACE INTO identity (device_id, module_id, generation_id, etag, status,
                    status_reason, status_updated, auth_type, credentials, auth_version,
-                   iot_edge, device_scope, parent_scopes, managed_by)
+                   thumbprints, iot_edge, device_scope, parent_scopes, managed_by)
                VALUES (:device_id, :module_id, :generation_id, :etag, :status,
                    :status_reason, :status_updated, :auth_type, :credentials, :auth_version,
-                   :iot_edge, :device_scope, :parent_scopes, :managed_by)";
+                   :thumbprints, :iot_edge, :device_scope, :parent_scopes, :managed_by)";
     db.prepare_cached(sql)?.execute(named_params! {
         ":device_id": new.id.device_id(),
         ":module_id": new.id.module_id().unwrap_or_default(),
@@ -55,6 +56,7 @@ pub(super) fn put(db: &Connection, new: &StoredIdentity) -> Result<(), StoreErro
         ":auth_type": new.auth_type,
         ":credentials": new.credentials,
         ":auth_version": new.auth_version.cast_signed(),
+        ":thumbprints": new.thumbprints.as_ref().map(|two| [&*two.primary, &two.secondary].join("\n")),
         ":iot_edge": new.iot_edge,
         ":device_scope": new.device_scope,
         ":parent_scopes": new.parent_scopes.join("\n"),
@@ -73,6 +75,7 @@ fn from_row(row: &Row<'_>) -> Result<StoredIdentity, StoreError> {
     let status: String = row.get("status")?;
     let auth_version: i64 = row.get("auth_version")?;
     let parent_scopes: String = row.get("parent_scopes")?;
+    let thumbprints: Option<String> = row.get("thumbprints")?;
     Ok(StoredIdentity {
         id: id.map_err(damaged)?,
         generation_id: row.get("generation_id")?,
@@ -83,6 +86,10 @@ fn from_row(row: &Row<'_>) -> Result<StoredIdentity, StoreError> {
         auth_type: row.get("auth_type")?,
         credentials: row.get("credentials")?,
         auth_version: auth_version.cast_unsigned(),
+        thumbprints: thumbprints.map(|two| {
+            let (primary, secondary) = two.split_once('\n').unwrap_or((&two, ""));
+            KeyPair { primary: primary.to_owned(), secondary: secondary.to_owned() }
+        }),
         iot_edge: row.get("iot_edge")?,
         device_scope: row.get("device_scope")?,
         parent_scopes: parent_scopes.lines().map(str::to_owned).collect(),
@@ -91,6 +98,12 @@ fn from_row(row: &Row<'_>) -> Result<StoredIdentity, StoreError> {
             connected: row.get::<_, Option<bool>>("connected")?.unwrap_or_default(),
             updated: row.get::<_, Option<i64>>("connection_updated")?.unwrap_or_default(),
             last_activity: row.get::<_, Option<i64>>("last_activity")?.unwrap_or_default(),
+        },
+        session: Session {
+            subscriptions: Subscriptions::from_bits(
+                row.get::<_, Option<u32>>("subscriptions")?.unwrap_or_default(),
+            ),
+            model_id: row.get("model_id")?,
         },
     })
 }

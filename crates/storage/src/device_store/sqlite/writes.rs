@@ -1,7 +1,7 @@
 //! Groups of identity writes, each in a savepoint of its own.
 
 use dunlin_model::device::{SYSTEM_MODULES, is_system_module};
-use dunlin_model::{ConnectionState, Identity, limits};
+use dunlin_model::{ConnectionState, Identity, Session, limits};
 use rusqlite::{Connection, params};
 
 use super::{damaged, rows};
@@ -52,6 +52,7 @@ fn create(db: &Connection, mut new: StoredIdentity) -> Result<StoredIdentity, St
     }
     rows::put(db, &new)?;
     new.connection = ConnectionState::default();
+    new.session = Session::default();
     Ok(new)
 }
 
@@ -67,6 +68,7 @@ fn replace(
     new.generation_id = old.generation_id;
     rows::put(db, &new)?;
     new.connection = old.connection;
+    new.session = old.session;
     Ok(new)
 }
 
