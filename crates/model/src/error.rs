@@ -38,6 +38,7 @@ codes! {
     GenericForbidden = 403_000,
     IotHubQuotaExceeded = 403_002,
     DeviceDisabled = 403_012,
+    DeviceMaximumInflightMethodExceeded = 403_800,
     GenericNotFound = 404_000,
     DeviceNotFound = 404_001,
     ModuleNotFound = 404_010,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use dunlin_model::{ErrorCode, HubError, Identity};
+use dunlin_model::{ErrorCode, HubError, Identity, Session, Subscriptions};
 use dunlin_proto::status::from_status;
 use dunlin_proto::v1::AuthenticateRequest;
 use dunlin_proto::v1::registry_client::RegistryClient;
@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::reports::Reports;
 use crate::session::{Claimant, DeviceSession};
+use crate::sessions::Sessions;
 use crate::table::{Address, Table};
 
 /// How long the former connection of an identity is waited for.
@@ -33,6 +34,7 @@ pub struct Gateway {
     pub table: Table,
     /// What the registry is still to be told of connections.
     pub reports: Reports,
+    pub sessions: Sessions,
     pub runtime: Handle,
     /// Of connections, over all workers.
     pub serials: AtomicU32,
@@ -57,7 +59,7 @@ impl Gateway {
     }
 
     async fn open_here(self: Arc<Self>, claimant: Claimant) -> Result<DeviceSession, HubError> {
-        let Claimant { identity, sas_token, address } = claimant;
+        let Claimant { identity, sas_token, address, clean_session, model_id } = claimant;
         let request = AuthenticateRequest { identity: identity.to_string(), sas_token };
         let granted = RegistryClient::new(self.registry.clone())
             .authenticate(request)
@@ -71,7 +73,18 @@ impl Gateway {
             disconnect(&former, ErrorCode::ConnectionForcefullyClosedOnNewConnection).await;
         }
         // From here on dropping the session gives up what was taken.
-        let mut session = DeviceSession::new(self.clone(), identity.clone(), key, granted);
+        let stored = Session::from(granted.session.clone().unwrap_or_default());
+        let subscriptions = if clean_session { Subscriptions::NONE } else { stored.subscriptions };
+        let wanted = Session { subscriptions, model_id };
+        let changed = wanted != stored;
+        let mut session = DeviceSession::new(
+            self.clone(),
+            identity.clone(),
+            key,
+            granted,
+            wanted,
+            !clean_session,
+        );
 
         match self.presence.claim(&identity, &self.node, auth_version).await? {
             Claim::Granted { epoch, former } => {
@@ -83,6 +96,10 @@ impl Gateway {
                     }
                 }
                 session.settle(epoch)?;
+                if changed {
+                    let report = session.report();
+                    self.sessions.stored(report).await?;
+                }
                 Ok(session)
             }
             // It was changed between the two calls: the next attempt is judged by the new state.

@@ -6,12 +6,15 @@ mod https;
 mod link;
 mod lobby;
 mod mqtt;
+mod queue;
 mod reports;
 mod server;
 mod session;
+mod sessions;
 mod table;
 mod threads;
 pub mod tls;
+mod twin;
 mod worker;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -139,6 +142,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         events,
         table: table::Table::default(),
         reports: reports::Reports::default(),
+        sessions: sessions::Sessions::default(),
         runtime: Handle::current(),
         serials: AtomicU32::new(0),
         opening: AtomicUsize::new(0),
@@ -154,8 +158,10 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         health,
         run: Box::new(|shutdown| {
             Box::pin(async move {
+                let keeper = sessions::Keeper::start(told.clone());
                 let reporter = reports::Reporter::start(told);
                 let ended = server.run(shutdown).await;
+                keeper.finish().await;
                 reporter.finish().await;
                 ended
             })

@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
-use dunlin_model::{ErrorCode, Identity};
+use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::status::to_status;
 use dunlin_proto::v1::device_link_server::{DeviceLink, DeviceLinkServer};
+use dunlin_proto::v1::invoke_response::Outcome;
 use dunlin_proto::v1::{
-    DisconnectRequest, DisconnectResponse, InvokeRequest, InvokeResponse, NotifyDesiredRequest,
-    NotifyDesiredResponse,
+    Absent, DisconnectRequest, DisconnectResponse, InvokeRequest, InvokeResponse, MethodAnswer,
+    NotifyDesiredRequest, NotifyDesiredResponse,
 };
+use dunlin_runtime::Invoked;
+use tokio::sync::oneshot;
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::gateway::{Gateway, disconnect};
+use crate::queue::{Call, Message};
 
 /// The service as routes for the mesh.
 pub fn routes(gateway: Arc<Gateway>) -> axum::Router {
@@ -39,14 +43,48 @@ impl DeviceLink for Links {
         Ok(Response::new(DisconnectResponse { found: address.is_some() }))
     }
 
-    async fn invoke(&self, _: Request<InvokeRequest>) -> Result<Response<InvokeResponse>, Status> {
-        Err(Status::unimplemented("methods"))
+    async fn invoke(
+        &self,
+        request: Request<InvokeRequest>,
+    ) -> Result<Response<InvokeResponse>, Status> {
+        let InvokeRequest { identity, epoch, method, payload } = request.into_inner();
+        let identity = Identity::parse(&identity).map_err(to_status)?;
+        let invoked = match self.0.table.connected(&identity, epoch) {
+            None => Invoked::NotConnected,
+            Some(address) => {
+                let (answer, answered) = oneshot::channel();
+                let call = Call { method, payload, answer };
+                address.queue.tell(address.key, Message::Invoke(call));
+                // It goes with its connection.
+                let gone = |_| {
+                    Err(HubError::new(
+                        ErrorCode::DeviceConnectionClosedRemotely,
+                        "the device went away before it answered",
+                    ))
+                };
+                answered.await.unwrap_or_else(gone).map_err(to_status)?
+            }
+        };
+        let outcome = match invoked {
+            Invoked::NotConnected => Outcome::Absent(Absent {}),
+            Invoked::NotSubscribed => Outcome::NotSubscribed(Absent {}),
+            Invoked::Answered { status, payload } => {
+                Outcome::Answer(MethodAnswer { status, payload })
+            }
+        };
+        Ok(Response::new(InvokeResponse { outcome: Some(outcome) }))
     }
 
     async fn notify_desired(
         &self,
-        _: Request<NotifyDesiredRequest>,
+        request: Request<NotifyDesiredRequest>,
     ) -> Result<Response<NotifyDesiredResponse>, Status> {
-        Err(Status::unimplemented("twins"))
+        let NotifyDesiredRequest { identity, epoch, version, patch } = request.into_inner();
+        let identity = Identity::parse(&identity).map_err(to_status)?;
+        let address = self.0.table.connected(&identity, epoch);
+        if let Some(address) = &address {
+            address.queue.tell(address.key, Message::Desired { version, patch });
+        }
+        Ok(Response::new(NotifyDesiredResponse { found: address.is_some() }))
     }
 }

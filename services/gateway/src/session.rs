@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use dunlin_model::event::header;
-use dunlin_model::{ErrorCode, HubError, Identity};
-use dunlin_proto::v1::{AuthScope, AuthenticateResponse};
+use dunlin_model::{ErrorCode, HubError, Identity, Session, Subscriptions};
+use dunlin_proto::v1::{AuthScope, AuthenticateResponse, SessionReport};
 use dunlin_runtime::clock;
 use dunlin_storage::event_log::{Completions, Full, Header, Record, TOPIC_D2C, Token};
 use dunlin_storage::presence::Epoch;
@@ -26,6 +26,10 @@ pub struct DeviceSession {
     /// Unix seconds: when its token has run out, the clock skew allowed for.
     ends: u64,
     scope: AuthScope,
+    /// What it is to be told of.
+    subscriptions: Cell<Subscriptions>,
+    /// Whether they outlive the connection.
+    durable: bool,
     /// Unix seconds of the last packet, as far as it was looked at; 0 until it is settled. It fits
     /// where the compiler would pad.
     heard: Cell<u32>,
@@ -38,6 +42,8 @@ impl DeviceSession {
         identity: Identity,
         key: u64,
         granted: AuthenticateResponse,
+        session: Session,
+        durable: bool,
     ) -> Self {
         let scope = granted.scope();
         Self {
@@ -46,9 +52,11 @@ impl DeviceSession {
             key,
             epoch: 0,
             generation_id: granted.generation_id.into(),
-            model_id: None,
+            model_id: session.model_id.map(Into::into),
             ends: granted.expires.saturating_add(dunlin_model::limits::SAS_SKEW_SECONDS),
             scope,
+            subscriptions: Cell::new(session.subscriptions),
+            durable,
             heard: Cell::new(0),
         }
     }
@@ -81,8 +89,31 @@ impl DeviceSession {
         self.gateway.reports.active(&self.identity, &self.generation_id, self.epoch, at);
     }
 
-    pub fn set_model_id(&mut self, model_id: Option<String>) {
-        self.model_id = model_id.map(Into::into);
+    pub fn subscriptions(&self) -> Subscriptions {
+        self.subscriptions.get()
+    }
+
+    pub fn set_subscriptions(&self, subscriptions: Subscriptions) {
+        self.subscriptions.set(subscriptions);
+    }
+
+    /// Whether its subscriptions outlive the connection.
+    pub fn is_durable(&self) -> bool {
+        self.durable
+    }
+
+    /// The session as it is to be stored.
+    pub fn report(&self) -> SessionReport {
+        let session = Session {
+            subscriptions: self.subscriptions.get(),
+            model_id: self.model_id.as_deref().map(str::to_owned),
+        };
+        SessionReport {
+            identity: self.identity.as_str().to_owned(),
+            generation_id: self.generation_id.to_string(),
+            epoch: self.epoch,
+            session: Some(session.into()),
+        }
     }
 
     pub fn identity(&self) -> &Identity {
@@ -159,4 +190,8 @@ pub struct Claimant {
     pub identity: Identity,
     pub sas_token: String,
     pub address: Address,
+    /// Whether what was stored of its session is to be forgotten, and nothing kept.
+    pub clean_session: bool,
+    /// Plug and Play model it speaks of.
+    pub model_id: Option<String>,
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dunlin_model::Identity;
 use dunlin_storage::presence::Epoch;
 
-use crate::worker::Queue;
+use crate::queue::Queue;
 
 const SHARDS: usize = 64;
 
@@ -71,6 +71,13 @@ impl Table {
         (entry.epoch == epoch).then(|| entry.address.clone())
     }
 
+    /// The connection with that epoch, if it is settled.
+    pub fn connected(&self, id: &Identity, epoch: Epoch) -> Option<Address> {
+        let shard = self.shard(id);
+        let entry = shard.get(id).filter(|entry| entry.epoch == epoch && epoch != 0)?;
+        Some(entry.address.clone())
+    }
+
     /// Gives the slot up, if it is still this connection's.
     pub fn remove(&self, id: &Identity, key: u64) {
         let mut shard = self.shard(id);
@@ -104,6 +111,8 @@ mod tests {
         assert!(table.settle(&id, 2, 12), "removing the old one leaves the new one");
         assert!(table.find(&id, 10).is_none());
         assert_eq!(table.find(&id, 12).expect("connected").key, 2);
+        assert_eq!(table.connected(&id, 12).expect("connected").key, 2);
+        assert!(table.connected(&id, 13).is_none());
         table.remove(&id, 2);
         assert!(table.find(&id, 12).is_none());
     }
@@ -112,6 +121,7 @@ mod tests {
     fn a_disconnect_that_overtakes_the_claim_dooms_it() {
         let (table, id) = (Table::default(), Identity::parse("d").expect("an id"));
         table.take(&id, address(1));
+        assert!(table.connected(&id, 0).is_none(), "still being claimed");
         assert!(table.find(&id, 5).is_none());
         assert!(!table.settle(&id, 1, 5));
         table.take(&id, address(2));

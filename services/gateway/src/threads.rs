@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::gateway::Gateway;
 use crate::lobby::{Limits, Lobby, Seat, Waiting};
-use crate::worker::{Queue, Worker};
+use crate::queue::Queue;
+use crate::worker::Worker;
 use crate::{Timeouts, https, mqtt};
 
 /// Which head a socket was accepted for.

@@ -1,72 +1,26 @@
-//! HOT PATH: a connection thread's own state: its connections, its clock, and the queue through
-//! which everything else reaches them.
+//! HOT PATH: a connection thread's own state: its connections, its clock, and what is done with
+//! what the queue brings for them.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dunlin_model::ErrorCode;
 use dunlin_runtime::clock;
-use dunlin_storage::event_log::{Completion, Completions};
+use dunlin_storage::event_log::Completions;
 use slab::Slab;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use crate::gateway::Gateway;
 use crate::mqtt::Connection;
 use crate::mqtt::bag::Bag;
+use crate::queue::{Command, Inbox, Queue};
 use crate::reports::ACTIVITY_SECONDS;
 
 /// How often connections are looked over for silence and expired tokens.
 const SWEEP: Duration = Duration::from_secs(1);
-
-/// What other threads have for the connections of one worker.
-#[derive(Default)]
-pub struct Queue {
-    inbox: Mutex<Inbox>,
-    wake: Notify,
-}
-
-#[derive(Default)]
-struct Inbox {
-    completions: Vec<Completion>,
-    commands: Vec<Command>,
-}
-
-enum Command {
-    Disconnect { key: u64, reason: ErrorCode, done: oneshot::Sender<()> },
-    Drain { done: oneshot::Sender<()> },
-}
-
-impl Queue {
-    /// Ends a connection. Resolves when it takes no more packets, or does not exist.
-    pub fn disconnect(&self, key: u64, reason: ErrorCode) -> oneshot::Receiver<()> {
-        self.command(|done| Command::Disconnect { key, reason, done })
-    }
-
-    /// Ends all connections once what they sent is acknowledged; resolves when none is left.
-    pub fn drain(&self) -> oneshot::Receiver<()> {
-        self.command(|done| Command::Drain { done })
-    }
-
-    fn command(&self, make: impl FnOnce(oneshot::Sender<()>) -> Command) -> oneshot::Receiver<()> {
-        let (done, gone) = oneshot::channel();
-        self.with(|inbox| inbox.commands.push(make(done)));
-        gone
-    }
-
-    fn with(&self, put: impl FnOnce(&mut Inbox)) {
-        put(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
-        self.wake.notify_one();
-    }
-}
-
-impl Completions for Queue {
-    fn complete(&self, batch: &[Completion]) {
-        self.with(|inbox| inbox.completions.extend_from_slice(batch));
-    }
-}
 
 /// A connection's place at its worker.
 enum Slot {
@@ -123,7 +77,7 @@ impl Worker {
         let mut inbox = Inbox::default();
         loop {
             tokio::select! {
-                () = self.queue.wake.notified() => self.deliver(&mut inbox),
+                () = self.queue.filled() => self.deliver(&mut inbox),
                 _ = ticks.tick() => self.sweep(),
             }
         }
@@ -131,7 +85,7 @@ impl Worker {
 
     /// Takes everything that waits, with one swap, so that both sides keep their buffers.
     fn deliver(self: &Rc<Self>, inbox: &mut Inbox) {
-        std::mem::swap(inbox, &mut self.queue.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        self.queue.swap(inbox);
         for completion in inbox.completions.drain(..) {
             if let Some(connection) = self.connection(completion.token.connection) {
                 connection.complete(completion.token.sequence, completion.durable);
@@ -144,6 +98,10 @@ impl Worker {
                     // Nobody may be waiting any more.
                     let _ = done.send(());
                 }
+                Command::Tell { key, message } => match self.connection(key) {
+                    Some(connection) => connection.tell(message, self),
+                    None => message.undeliverable(),
+                },
                 Command::Drain { done } => {
                     self.drained.replace(Some(done));
                     self.draining.set(true);

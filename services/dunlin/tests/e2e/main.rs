@@ -49,6 +49,7 @@ mod mqtt_order;
 mod mqtt_packets;
 mod mqtt_publish;
 mod mqtt_rules;
+mod mqtt_sessions;
 mod mqtt_size;
 mod mqtt_takeover;
 mod mqtt_will;

@@ -208,22 +208,6 @@ async fn connack_comes_first() {
 }
 
 #[tokio::test]
-async fn no_session_is_ever_present() {
-    let hub = TestHub::all_in_one().await;
-    let (door, device) = (Door::of(&hub), Device::create(&hub, "d").await);
-    for clean in [false, true, false, false, true] {
-        let mut raw = door.enter(&Connect { clean, ..device.connect() }).await;
-        raw.send(&raw::subscribe(1, &[("devices/d/messages/devicebound/#", 1)])).await;
-        raw.expect(&[0x90, 3, 0, 1, 0x80]).await;
-        raw.send(&device.message(9, b"x")).await;
-        raw.expect(&puback(9)).await;
-        raw.send(&DISCONNECT).await;
-        raw.expect_close().await;
-    }
-    hub.stop().await;
-}
-
-#[tokio::test]
 async fn nothing_after_a_refusal_is_processed() {
     let hub = TestHub::all_in_one().await;
     let (door, device) = (Door::of(&hub), Device::create(&hub, "d").await);

@@ -18,7 +18,9 @@ use dunlin_storage::event_log::{ReadLimit, TOPIC_D2C, partition_of};
 use serde_json::{Value, json};
 use tokio_rustls::TlsConnector;
 
-use crate::raw::{self, Connect, QOS1, Raw, Will, connack, puback, publish, within};
+use crate::raw::{
+    self, CONNACK_PRESENT, Connect, QOS1, Raw, Will, connack, puback, publish, within,
+};
 
 /// Everything of a device, or of a module, that a test needs to speak as it.
 #[derive(Clone)]
@@ -119,15 +121,26 @@ impl Door {
         raw
     }
 
-    /// A connected device.
+    /// A connected device, of whom no session is present.
     #[track_caller]
     pub fn enter<'a>(&'a self, connect: &Connect) -> impl Future<Output = Raw> + 'a {
+        self.accepted(connect, connack(0))
+    }
+
+    /// A connected device, of whom a session is present.
+    #[track_caller]
+    pub fn resume<'a>(&'a self, connect: &Connect) -> impl Future<Output = Raw> + 'a {
+        self.accepted(connect, CONNACK_PRESENT)
+    }
+
+    #[track_caller]
+    fn accepted<'a>(&'a self, connect: &Connect, want: [u8; 4]) -> impl Future<Output = Raw> + 'a {
         let (bytes, caller) = (connect.bytes(), std::panic::Location::caller());
         async move {
             let mut raw = self.say(&bytes).await;
             let answer = raw.packet().await;
             let answer = answer.unwrap_or_else(|error| panic!("no CONNACK at {caller}: {error}"));
-            assert_eq!(answer, connack(0), "at {caller}");
+            assert_eq!(answer, want, "at {caller}");
             raw
         }
     }

@@ -161,6 +161,19 @@ pub fn connack(code: u8) -> [u8; 4] {
     [0x20, 2, 0, code]
 }
 
+/// CONNACK 0 that says there is a session.
+pub const CONNACK_PRESENT: [u8; 4] = [0x20, 2, 1, 0];
+
+/// SUBACK with a return code for each filter.
+pub fn suback(packet_id: u16, codes: &[u8]) -> Vec<u8> {
+    frame(0x90, &[&packet_id.to_be_bytes(), codes].concat())
+}
+
+pub fn unsuback(packet_id: u16) -> [u8; 4] {
+    let [high, low] = packet_id.to_be_bytes();
+    [0xb0, 2, high, low]
+}
+
 pub fn puback(packet_id: u16) -> [u8; 4] {
     let [high, low] = packet_id.to_be_bytes();
     [0x40, 2, high, low]

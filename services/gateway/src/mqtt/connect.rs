@@ -14,7 +14,8 @@ use ntex_mqtt::v3::codec::{
 
 use super::connection::Connection;
 use super::frame::Frames;
-use super::{reason, topic, username};
+use super::topic::{self, Topic};
+use super::{reason, username};
 use crate::lobby::Waiting;
 use crate::session::{Claimant, DeviceSession};
 use crate::table::Address;
@@ -77,7 +78,9 @@ pub async fn open<F: Filter>(
     if !reservation.fill(&connection) {
         return refuse(io, ConnectAckReason::ServiceUnavailable);
     }
-    answer(io, ConnectAckReason::ConnectionAccepted);
+    // A session without a subscription is nothing that could be present.
+    let present = !connection.session().subscriptions().is_empty();
+    answer(io, ConnectAckReason::ConnectionAccepted, present);
     Some((connection, reservation))
 }
 
@@ -99,25 +102,29 @@ async fn authenticate(
         if will.qos == QoS::ExactlyOnce {
             return Err(refused("the hub has no QoS 2, and so no will of QoS 2"));
         }
-        if topic::parse(&will.topic, &username.identity).is_none() {
+        let topic = topic::parse(&will.topic, &username.identity);
+        if !matches!(topic, Some(Topic::Events { .. })) {
             return Err(refused("a will may only go to the device's own messages/events"));
         }
     }
     let address = Address { queue: worker.queue.clone(), key };
-    let claimant = Claimant { identity: username.identity, sas_token, address };
+    let claimant = Claimant {
+        identity: username.identity,
+        sas_token,
+        address,
+        clean_session: connect.clean_session,
+        model_id: username.model_id,
+    };
     // Boxed: this future would stay inlined in the connection's.
-    let mut session = Box::pin(gateway.open(claimant)).await?;
-    session.set_model_id(username.model_id);
-    Ok(session)
+    Box::pin(gateway.open(claimant)).await
 }
 
 fn refuse<F: Filter, T>(io: &Io<F>, return_code: ConnectAckReason) -> Option<T> {
-    answer(io, return_code);
+    answer(io, return_code, false);
     None
 }
 
-fn answer<F: Filter>(io: &Io<F>, return_code: ConnectAckReason) {
-    // No session is stored yet, so none is ever present.
-    let ack = ConnectAck { return_code, session_present: false };
+fn answer<F: Filter>(io: &Io<F>, return_code: ConnectAckReason, session_present: bool) {
+    let ack = ConnectAck { return_code, session_present };
     let _ = io.encode(Encoded::Packet(Packet::ConnectAck(ack)), &Codec::new());
 }

@@ -4,8 +4,6 @@
 //! it. Everything rare sits behind one box.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -15,17 +13,18 @@ use dunlin_storage::event_log::{Full, Header, Token};
 use ntex::io::{Filter, Io, IoRef, IoStatusUpdate, RecvError};
 use ntex::util::Bytes;
 use ntex_mqtt::QoS;
-use ntex_mqtt::v3::codec::{
-    Codec, Decoded, Encoded, LastWill, Packet, Publish, SubscribeReturnCode,
-};
+use ntex_mqtt::v3::codec::{Codec, Decoded, Encoded, LastWill, Packet, Publish};
 
+use super::acks::Acks;
 use super::frame::Frames;
+use super::push::{Outbound, Pending};
 use super::topic::{self, Topic};
+use super::twin::{self, Requests};
+use crate::queue::Message;
 use crate::session::DeviceSession;
+use crate::twin::TwinRequest;
 use crate::worker::Worker;
 
-/// Unacknowledged inbound messages of a connection; then it is not read from until one is durable.
-const WINDOW: usize = 100;
 /// Packets of one connection that are handled before others have their turn.
 const BURST: usize = 64;
 
@@ -44,43 +43,30 @@ pub enum End {
 
 pub struct Connection {
     key: u64,
-    io: IoRef,
-    session: DeviceSession,
+    pub(super) io: IoRef,
+    pub(super) session: DeviceSession,
     /// Seconds of silence that are allowed, and the worker's time of the last packet.
     silence: u32,
     heard: Cell<u32>,
     acks: RefCell<Acks>,
     ending: Cell<Option<End>>,
     draining: Cell<bool>,
+    /// Subscriptions that are being stored.
+    pub(super) saving: Cell<u8>,
     rare: RefCell<Option<Box<Rare>>>,
 }
 
 /// What most connections never have.
 #[derive(Default)]
-struct Rare {
+pub(super) struct Rare {
     will: Option<LastWill>,
     /// A message the event log had no room for.
     stalled: Option<(Publish, Bytes)>,
-}
-
-/// Messages handed to the event log, in order of receipt.
-#[derive(Default)]
-struct Acks {
-    queue: VecDeque<Ack>,
-    /// Sequence number of the first in the queue.
-    first: u64,
-}
-
-struct Ack {
-    /// `None`: QoS 0, which is not acknowledged but counts against the window.
-    packet_id: Option<NonZeroU16>,
-    durable: bool,
-}
-
-impl Acks {
-    fn next(&self) -> u64 {
-        self.first + self.queue.len() as u64
-    }
+    pub twin: Requests,
+    pub calls: Vec<Pending>,
+    pub outbound: Outbound,
+    /// The version of the desired properties that was told last.
+    pub desired: u64,
 }
 
 impl Connection {
@@ -101,7 +87,10 @@ impl Connection {
             acks: RefCell::default(),
             ending: Cell::new(None),
             draining: Cell::new(false),
-            rare: RefCell::new(will.map(|will| Box::new(Rare { will: Some(will), stalled: None }))),
+            saving: Cell::new(0),
+            rare: RefCell::new(
+                will.map(|will| Box::new(Rare { will: Some(will), ..Rare::default() })),
+            ),
         })
     }
 
@@ -130,7 +119,7 @@ impl Connection {
                 return Poll::Ready(end);
             }
             if self.is_paused() {
-                if self.draining.get() && self.acks.borrow().queue.is_empty() {
+                if self.draining.get() && self.owes_nothing() {
                     return Poll::Ready(End::Hub(ErrorCode::ServiceUnavailable));
                 }
                 return match io.poll_read_pause(cx) {
@@ -163,8 +152,63 @@ impl Connection {
 
     fn is_paused(&self) -> bool {
         self.draining.get()
-            || self.acks.borrow().queue.len() >= WINDOW
-            || self.rare.borrow().as_ref().is_some_and(|rare| rare.stalled.is_some())
+            || self.acks.borrow().is_full()
+            || self.is_saving_enough()
+            || self
+                .rare
+                .borrow()
+                .as_ref()
+                .is_some_and(|rare| rare.stalled.is_some() || rare.twin.is_full())
+    }
+
+    /// Whether everything that was asked of the hub has its answer.
+    fn owes_nothing(&self) -> bool {
+        self.acks.borrow().is_empty()
+            && self.saving.get() == 0
+            && self.rare.borrow().as_ref().is_none_or(|rare| rare.twin.is_empty())
+    }
+
+    /// Goes on reading, or ends, if that is what was waited for.
+    pub(super) fn resume(&self) {
+        self.io.notify_dispatcher();
+    }
+
+    pub(super) fn with_rare<T>(&self, work: impl FnOnce(&mut Rare) -> T) -> T {
+        work(self.rare.borrow_mut().get_or_insert_default())
+    }
+
+    /// As `with_rare`, if there is anything rare.
+    pub(super) fn if_rare<T>(&self, work: impl FnOnce(&mut Rare) -> T) -> Option<T> {
+        self.rare.borrow_mut().as_deref_mut().map(work)
+    }
+
+    /// Gives back what only a request needed.
+    pub(super) fn tidy(&self) {
+        let mut rare = self.rare.borrow_mut();
+        let unused = |rare: &Rare| {
+            rare.will.is_none()
+                && rare.stalled.is_none()
+                && rare.twin.is_empty()
+                && rare.calls.is_empty()
+                && rare.outbound.is_empty()
+                && rare.desired == 0
+        };
+        if rare.as_deref().is_some_and(unused) {
+            *rare = None;
+        }
+    }
+
+    /// What other threads have for this connection.
+    pub fn tell(&self, message: Message, worker: &Rc<Worker>) {
+        if self.ending.get().is_some() {
+            return message.undeliverable();
+        }
+        match message {
+            Message::Stored { answer, durable } => self.stored(answer, durable),
+            Message::Twin(answer) => self.twin_answered(answer, worker),
+            Message::Invoke(call) => self.invoke(call),
+            Message::Desired { version, patch } => self.desired(version, patch),
+        }
     }
 
     fn receive(&self, packet: Decoded, worker: &Rc<Worker>) -> Option<End> {
@@ -189,16 +233,16 @@ impl Connection {
         match packet {
             Packet::PingRequest => self.reply(Packet::PingResponse),
             Packet::Disconnect => return Some(End::Disconnect),
-            // Sessions are a feature to come: no filter is granted, none is lost.
-            Packet::Subscribe { packet_id, topic_filters } => self.reply(Packet::SubscribeAck {
-                packet_id,
-                status: vec![SubscribeReturnCode::Failure; topic_filters.len()],
-            }),
-            Packet::Unsubscribe { packet_id, .. } => {
-                self.reply(Packet::UnsubscribeAck { packet_id });
+            Packet::Subscribe { packet_id, topic_filters } => {
+                return self.subscribe(packet_id, &topic_filters, worker);
             }
-            // The answer to a message this connection was never sent: late, or of no meaning.
-            Packet::PublishAck { .. } => {}
+            Packet::Unsubscribe { packet_id, topic_filters } => {
+                self.unsubscribe(packet_id, &topic_filters, worker);
+            }
+            Packet::PublishAck { packet_id } => {
+                self.if_rare(|rare| rare.outbound.acknowledge(packet_id));
+                self.tidy();
+            }
             Packet::Connect(_) => return Some(End::Violation("second CONNECT")),
             Packet::PublishReceived { .. }
             | Packet::PublishRelease { .. }
@@ -212,13 +256,17 @@ impl Connection {
     }
 
     /// Hands a message to the event log; its acknowledgement follows when it is durable.
-    fn publish(&self, publish: &Publish, body: &[u8], worker: &Worker) -> Result<(), Refused> {
+    fn publish(&self, publish: &Publish, body: &[u8], worker: &Rc<Worker>) -> Result<(), Refused> {
         if publish.qos == QoS::ExactlyOnce {
             return Err(Refused::Violation("QoS 2"));
         }
-        let topic = topic::parse(&publish.topic, self.session.identity());
-        let Some(Topic::Events { bag: text }) = topic else {
-            return Err(Refused::Violation("unknown topic, or another identity's"));
+        let text = match topic::parse(&publish.topic, self.session.identity()) {
+            Some(Topic::Events { bag }) => bag,
+            Some(request) => {
+                self.request(&request, publish, body, worker);
+                return Ok(());
+            }
+            None => return Err(Refused::Violation("unknown topic, or another identity's")),
         };
         let mut bag = worker.bag.borrow_mut();
         bag.read(text);
@@ -229,12 +277,29 @@ impl Connection {
         let token = Token { connection: self.key, sequence: acks.next() };
         let marks = marks(publish.retain, publish.dup);
         self.session.send(bag.headers().chain(marks), body, token, Some(&worker.sink))?;
-        acks.queue.push_back(Ack { packet_id: publish.packet_id, durable: false });
+        acks.wait(publish.packet_id);
         Ok(())
     }
 
+    /// Takes a request, or the answer to one of the hub's. Its PUBACK says no more than that.
+    #[cold]
+    fn request(&self, topic: &Topic<'_>, publish: &Publish, body: &[u8], worker: &Rc<Worker>) {
+        match topic {
+            Topic::TwinGet { rid } => self.request_twin(rid, Ok(TwinRequest::Get), worker),
+            Topic::TwinReported { rid, version } => {
+                self.request_twin(rid, twin::report(*version, body), worker);
+            }
+            Topic::MethodAnswer { status, rid } => self.method_answered(rid, *status, body),
+            Topic::Events { .. } => {}
+        }
+        if let Some(packet_id) = publish.packet_id {
+            self.acks.borrow_mut().pass(packet_id);
+            self.acknowledge();
+        }
+    }
+
     /// Tries the message again that found no room. `false`: there is still none.
-    pub fn retry(&self, worker: &Worker) -> bool {
+    pub fn retry(&self, worker: &Rc<Worker>) -> bool {
         let stalled = self.rare.borrow_mut().as_mut().and_then(|rare| rare.stalled.take());
         let Some((publish, body)) = stalled else { return true };
         if self.ending.get().is_some() {
@@ -262,28 +327,20 @@ impl Connection {
             self.end(ErrorCode::ServerError);
             return;
         }
-        let mut acks = self.acks.borrow_mut();
-        let was_paused = acks.queue.len() >= WINDOW;
-        let at = usize::try_from(sequence.wrapping_sub(acks.first)).unwrap_or(usize::MAX);
-        if let Some(ack) = acks.queue.get_mut(at) {
-            ack.durable = true;
-        }
-        while acks.queue.front().is_some_and(|ack| ack.durable) {
-            acks.first += 1;
-            if let Some(packet_id) = acks.queue.pop_front().and_then(|ack| ack.packet_id) {
-                self.reply(Packet::PublishAck { packet_id });
-            }
-        }
-        // A burst must not cost memory for ever.
-        if acks.queue.is_empty() && acks.queue.capacity() > 8 {
-            acks.queue = VecDeque::new();
-        }
+        let was_paused = self.acks.borrow().is_full();
+        self.acks.borrow_mut().set_durable(sequence);
+        self.acknowledge();
         if was_paused || self.draining.get() {
-            self.io.notify_dispatcher();
+            self.resume();
         }
     }
 
-    fn reply(&self, packet: Packet) {
+    /// Sends the acknowledgements whose turn it is.
+    fn acknowledge(&self) {
+        self.acks.borrow_mut().take(|packet_id| self.reply(Packet::PublishAck { packet_id }));
+    }
+
+    pub(super) fn reply(&self, packet: Packet) {
         // A connection that is closing takes nothing more, which is as good as a lost one.
         let _ = self.io.encode(Encoded::Packet(packet), &Codec::new());
     }
@@ -308,6 +365,7 @@ impl Connection {
         if self.is_paused() {
             self.heard.set(now);
         }
+        self.forget_calls();
         if now.saturating_sub(self.heard.get()) > self.silence {
             self.end(ErrorCode::DeviceConnectionClosedRemotely);
         } else if wall > self.session.ends() {

@@ -1,13 +1,19 @@
 //! The MQTT 3.1.1 head: bytes to `DeviceSession` and back, nothing more.
 
+mod acks;
 pub mod bag;
 mod connect;
 mod connection;
+pub mod filter;
 pub mod frame;
 mod listener;
+mod push;
 mod reason;
+mod subscribe;
 pub mod topic;
+mod twin;
 pub mod username;
 
 pub use connection::Connection;
 pub use listener::serve;
+pub use subscribe::SubscribeAnswer;

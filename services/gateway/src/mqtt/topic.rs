@@ -7,21 +7,57 @@ use dunlin_model::Identity;
 pub enum Topic<'a> {
     /// Telemetry, with its property bag (not yet read).
     Events { bag: &'a str },
+    /// A twin is read. `rid` is the device's own and comes back as it is.
+    TwinGet { rid: &'a str },
+    /// Reported properties; only if they have this version (not yet read).
+    TwinReported { rid: &'a str, version: Option<&'a str> },
+    /// The answer to a method call.
+    MethodAnswer { status: i32, rid: &'a str },
 }
 
 /// Reads a topic as `id` may use it. `None`: not a topic of the hub, or another identity's.
 pub fn parse<'a>(topic: &'a str, id: &Identity) -> Option<Topic<'a>> {
+    match topic.strip_prefix("$iothub/") {
+        None => events(own(topic, id)?),
+        Some(rest) => request(rest),
+    }
+}
+
+/// What follows `devices/{d}/` or `devices/{d}/modules/{m}/` of one's own.
+pub(super) fn own<'a>(topic: &'a str, id: &Identity) -> Option<&'a str> {
     let rest = topic.strip_prefix("devices/")?.strip_prefix(id.device_id())?.strip_prefix('/')?;
-    let rest = match id.module_id() {
-        Some(module) => rest.strip_prefix("modules/")?.strip_prefix(module)?.strip_prefix('/')?,
-        None => rest,
-    };
+    match id.module_id() {
+        Some(module) => rest.strip_prefix("modules/")?.strip_prefix(module)?.strip_prefix('/'),
+        None => Some(rest),
+    }
+}
+
+fn events(rest: &str) -> Option<Topic<'_>> {
     let bag = match rest.strip_prefix("messages/events")? {
         "" => "",
         // The Java SDK's modules write `events//`.
         rest => rest.strip_prefix('/').map(|rest| rest.strip_prefix('/').unwrap_or(rest))?,
     };
     Some(Topic::Events { bag })
+}
+
+fn request(rest: &str) -> Option<Topic<'_>> {
+    let (path, query) = rest.split_once("/?")?;
+    let item = |name: &str| {
+        let mut items = query.split('&').filter_map(|item| item.split_once('='));
+        items.find(|(key, _)| *key == name).map(|(_, value)| value)
+    };
+    let rid = item("$rid")?;
+    match path {
+        "twin/GET" => Some(Topic::TwinGet { rid }),
+        "twin/PATCH/properties/reported" => {
+            Some(Topic::TwinReported { rid, version: item("$version") })
+        }
+        _ => {
+            let status = path.strip_prefix("methods/res/")?.parse().ok()?;
+            Some(Topic::MethodAnswer { status, rid })
+        }
+    }
 }
 
 #[cfg(test)]
@@ -51,8 +87,40 @@ mod tests {
         check("devices/d/messages/eventsx", "d", None);
         check("devices/d/messages/devicebound/", "d", None);
         check("devices/d", "d", None);
-        check("$iothub/twin/GET/?$rid=1", "d", None);
         check("", "d", None);
         check("some/topic", "d", None);
+    }
+
+    #[test]
+    fn requests_and_answers_name_their_request() {
+        let id = Identity::parse("d/m").expect("an id");
+        for (topic, want) in [
+            ("$iothub/twin/GET/?$rid=a-1", Some(Topic::TwinGet { rid: "a-1" })),
+            ("$iothub/twin/GET/?$rid=", Some(Topic::TwinGet { rid: "" })),
+            ("$iothub/twin/GET/?x=1&$rid=7", Some(Topic::TwinGet { rid: "7" })),
+            (
+                "$iothub/twin/PATCH/properties/reported/?$rid=7",
+                Some(Topic::TwinReported { rid: "7", version: None }),
+            ),
+            (
+                "$iothub/twin/PATCH/properties/reported/?$rid=7&$version=x",
+                Some(Topic::TwinReported { rid: "7", version: Some("x") }),
+            ),
+            (
+                "$iothub/methods/res/-1/?$rid=7&p=q",
+                Some(Topic::MethodAnswer { status: -1, rid: "7" }),
+            ),
+            ("$iothub/twin/GET/", None),
+            ("$iothub/twin/GET/?rid=7", None),
+            ("$iothub/twin/GET?$rid=7", None),
+            ("$iothub/twin/PATCH/properties/desired/?$rid=7", None),
+            ("$iothub/twin/res/200/?$rid=7", None),
+            ("$iothub/methods/POST/a/?$rid=7", None),
+            ("$iothub/methods/res/ok/?$rid=7", None),
+            ("$iothub/methods/res/99999999999/?$rid=7", None),
+            ("$iothub/", None),
+        ] {
+            assert_eq!(parse(topic, &id), want, "{topic}");
+        }
     }
 }

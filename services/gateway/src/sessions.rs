@@ -1,0 +1,104 @@
+//! What of sessions is still to be stored: changed subscriptions, gathered into calls. Whoever waits
+//! for one (a SUBACK, a CONNACK) is told when it is durable.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dunlin_model::{ErrorCode, HubError};
+use dunlin_proto::v1;
+use dunlin_proto::v1::registry_client::RegistryClient;
+use dunlin_runtime::{MeshChannel, Shutdown};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::gateway::Gateway;
+
+/// Sessions in one call. Further ones gather while a call is under way.
+const CALL: usize = 1_000;
+
+/// Told whether the session is durable.
+type Done = Box<dyn FnOnce(bool) + Send>;
+
+#[derive(Default)]
+pub struct Sessions {
+    waiting: Mutex<Vec<(v1::SessionReport, Done)>>,
+    wake: Notify,
+}
+
+impl Sessions {
+    /// Has a session stored. Those of one identity are stored in the order of the calls.
+    pub fn store(&self, report: v1::SessionReport, done: impl FnOnce(bool) + Send + 'static) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push((report, Box::new(done)));
+        drop(waiting);
+        self.wake.notify_one();
+    }
+
+    /// As `store`; durable when it returns.
+    pub async fn stored(&self, report: v1::SessionReport) -> Result<(), HubError> {
+        let (stored, durable) = oneshot::channel();
+        self.store(report, move |durable| {
+            // Nobody may be waiting any more.
+            let _ = stored.send(durable);
+        });
+        match durable.await {
+            Ok(true) => Ok(()),
+            _ => Err(HubError::new(ErrorCode::ServiceUnavailable, "the session was not stored")),
+        }
+    }
+
+    /// Stores everything that waits.
+    async fn drain(&self, registry: &MeshChannel) {
+        let mut client = RegistryClient::new(registry.clone());
+        loop {
+            let mut batch = {
+                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::take(&mut *waiting).into_iter().peekable()
+            };
+            if batch.peek().is_none() {
+                return;
+            }
+            while batch.peek().is_some() {
+                let (sessions, done): (Vec<_>, Vec<_>) = batch.by_ref().take(CALL).unzip();
+                let request = v1::RecordConnectionsRequest { reports: Vec::new(), sessions };
+                let stored = client.record_connections(request).await;
+                if let Err(error) = &stored {
+                    tracing::warn!(%error, sessions = done.len(), "sessions could not be stored");
+                }
+                for done in done {
+                    done(stored.is_ok());
+                }
+            }
+        }
+    }
+}
+
+/// The task that stores; on the main runtime.
+pub struct Keeper {
+    stop: Shutdown,
+    task: JoinHandle<()>,
+}
+
+impl Keeper {
+    pub fn start(gateway: Arc<Gateway>) -> Self {
+        let stop = Shutdown::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = gateway.sessions.wake.notified() => {}
+                    () = stopped.cancelled() => break,
+                }
+                gateway.sessions.drain(&gateway.registry).await;
+            }
+        });
+        Self { stop, task }
+    }
+
+    /// Once every connection is gone, nobody waits any more.
+    pub async fn finish(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "keeping sessions died: please report this");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! A session's twin requests, whatever protocol carries them.
+
+use dunlin_model::{HubError, Identity};
+use dunlin_proto::status::from_status;
+use dunlin_proto::v1::twins_client::TwinsClient;
+use dunlin_proto::v1::{GetPropertiesRequest, UpdateReportedRequest};
+
+use crate::gateway::Gateway;
+
+pub enum TwinRequest {
+    Get,
+    /// A merge patch of the reported properties, if they have that version.
+    Report {
+        patch: Vec<u8>,
+        if_version: Option<u64>,
+    },
+}
+
+pub enum TwinAnswer {
+    /// Desired and reported properties, as JSON.
+    Properties(Vec<u8>),
+    /// The version the reported properties have now.
+    Reported(u64),
+}
+
+impl Gateway {
+    pub async fn twin(&self, id: &Identity, request: TwinRequest) -> Result<TwinAnswer, HubError> {
+        let mut twins = TwinsClient::new(self.twins.clone());
+        let id = id.as_str().to_owned();
+        let answer = match request {
+            TwinRequest::Get => twins
+                .get_properties(GetPropertiesRequest { id })
+                .await
+                .map(|answer| TwinAnswer::Properties(answer.into_inner().json)),
+            TwinRequest::Report { patch, if_version } => twins
+                .update_reported(UpdateReportedRequest { id, patch, if_version })
+                .await
+                .map(|answer| TwinAnswer::Reported(answer.into_inner().version)),
+        };
+        answer.map_err(|status| from_status(&status))
+    }
+}
