@@ -41,7 +41,7 @@ pub struct SegmentLogConfig {
     pub partitions: u32,
     /// A segment file that has grown to this is followed by another.
     pub segment_bytes: u64,
-    /// Records go when they are older,
+    /// Records go when they are older (`Duration::MAX`: they never are),
     pub retention_age: Duration,
     /// or when their topic is bigger.
     pub retention_bytes: u64,

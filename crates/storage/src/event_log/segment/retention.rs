@@ -32,7 +32,8 @@ impl Writer {
         {
             self.roll();
         }
-        self.retain(now.saturating_sub(age));
+        // `Duration::MAX` is no age: what a damaged file calls ancient stays too.
+        self.retain(if age == i64::MAX { i64::MIN } else { now.saturating_sub(age) });
     }
 
     pub(super) fn retain(&mut self, oldest_kept: i64) {

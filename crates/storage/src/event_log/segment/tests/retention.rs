@@ -109,3 +109,21 @@ async fn a_reader_overtaken_by_retention_starts_at_the_oldest() {
     let mut header = [0; 8];
     std::os::unix::fs::FileExt::read_exact_at(&held.file, &mut header, 0).expect("read");
 }
+
+/// An age without end is no age: a record's time is whatever a file says, down to the first there
+/// is.
+#[tokio::test]
+async fn no_record_is_too_old_where_they_stay_for_ever() {
+    let place = Place::new();
+    let clock = Arc::new(AtomicI64::new(100 * HOUR));
+    let config = SegmentLogConfig { retention_age: Duration::MAX, ..small() };
+    let log = open_at(&place, config.clone(), &clock);
+    append_at(&log, i64::MIN).await;
+    drop(log);
+    for opened in 1..=2 {
+        let log = open_at(&place, config.clone(), &clock);
+        // Behind this the writer has looked for old segments.
+        append_at(&log, 0).await;
+        assert_eq!(range(&log).await, Range { begin: 0, end: 1 + opened });
+    }
+}
