@@ -14,6 +14,7 @@ impl Permissions {
     pub const REGISTRY_WRITE: Self = Self(2);
     pub const SERVICE_CONNECT: Self = Self(4);
     pub const DEVICE_CONNECT: Self = Self(8);
+    pub const ALL: Self = Self(15);
 
     const NAMED: [(Self, &'static str); 4] = [
         (Self::REGISTRY_READ, "RegistryRead"),
@@ -92,10 +93,7 @@ pub const OWNER: &str = "iothubowner";
 pub fn default_policies() -> Vec<Policy> {
     use Permissions as P;
     [
-        (
-            OWNER,
-            P::REGISTRY_READ.and(P::REGISTRY_WRITE).and(P::SERVICE_CONNECT).and(P::DEVICE_CONNECT),
-        ),
+        (OWNER, P::ALL),
         ("service", P::SERVICE_CONNECT),
         ("device", P::DEVICE_CONNECT),
         ("registryRead", P::REGISTRY_READ),

@@ -49,19 +49,20 @@ impl DeviceLinks {
         Self { mesh, presence }
     }
 
-    /// Refuses claims that were authenticated before `auth_version`, and ends the connection that
-    /// there is. Together they leave no gap: a connect that read the old state either claims after
-    /// the marker, which refuses it, or before, and is then the holder that is told to drop.
+    /// Refuses claims that were authenticated before `auth_version`, and tells who holds the
+    /// identity, who is then to be disconnected. Together they leave no gap: a connect that read the
+    /// old state either claims after the marker, which refuses it, or before, and is then the holder.
     pub async fn revoke(
         &self,
         id: &Identity,
         auth_version: u64,
-        reason: ErrorCode,
-    ) -> Result<(), HubError> {
-        if let Some(holder) = self.presence.revoke(id, auth_version).await? {
-            self.disconnect(id, &holder, reason).await?;
-        }
-        Ok(())
+    ) -> Result<Option<Holder>, HubError> {
+        Ok(self.presence.revoke(id, auth_version).await?)
+    }
+
+    /// Whether anybody holds the identity.
+    pub async fn held(&self, id: &Identity) -> Result<bool, HubError> {
+        Ok(self.presence.holder(id).await?.is_some())
     }
 
     /// Ends one connection and waits until its gateway has let go of it, 1 s at most. `false` if

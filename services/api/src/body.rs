@@ -6,6 +6,9 @@ use serde_json::{Error, Value};
 /// Members that are objects wherever they stand.
 const OBJECTS: [&str; 4] = ["authentication", "symmetricKey", "x509Thumbprint", "capabilities"];
 
+/// A member that is a list of objects.
+const LIST: &str = "devices";
+
 /// Reads an object. serde would take an array as well, its elements for the fields in the order
 /// of their declaration: nobody means that.
 pub(crate) fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
@@ -24,6 +27,9 @@ pub(crate) fn objects<T: DeserializeOwned>(body: &[u8]) -> Result<Vec<T>, Error>
 fn check(value: &Value) -> Result<(), Error> {
     let Value::Object(members) = value else { return Err(Error::custom("expected an object")) };
     for (name, member) in members {
+        if name == LIST && member.as_array().into_iter().flatten().any(|one| !one.is_object()) {
+            return Err(Error::custom(format!("{name} is a list of objects")));
+        }
         if OBJECTS.contains(&name.as_str()) && !member.is_null() {
             check(member).map_err(|_| Error::custom(format!("{name} is an object")))?;
         }

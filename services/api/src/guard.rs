@@ -18,13 +18,12 @@ use crate::error::ApiError;
 /// The first version of the service API that had today's shapes.
 const OLDEST: jiff::civil::Date = jiff::civil::date(2016, 2, 3);
 
-/// What routes demand of their callers.
+/// What a route demands of its callers.
 #[derive(Clone)]
 pub(crate) struct Guard {
     pub registry: RegistryClient<MeshChannel>,
-    pub read: Permissions,
-    pub write: Permissions,
-    /// IoT Hub's own paths are versioned by query, ours by path.
+    pub wanted: Permissions,
+    /// Whether it wants `api-version` in the query.
     pub versioned: bool,
     /// Whether a GET may bring a token in its URL (`access_token`), as a browser's event source
     /// has to.
@@ -40,11 +39,7 @@ pub(crate) async fn check(
     if guard.versioned {
         api_version(&query(request.uri())?)?;
     }
-    let wanted = match *request.method() {
-        Method::GET | Method::HEAD => guard.read,
-        _ => guard.write,
-    };
-    let question = question(&request, wanted, guard.by_query)?;
+    let question = question(&request, guard.wanted, guard.by_query)?;
     let mut registry = guard.registry;
     registry.authorize(question).await?;
     Ok(next.run(request).await)

@@ -4,22 +4,23 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn;
 use axum::routing::any;
-use dunlin_auth::Permissions;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_runtime::mesh::MeshError;
 use dunlin_runtime::{Component, Health, Mesh, Role, Shutdown};
 use dunlin_storage::EventLog;
 
-use guard::Guard;
-
 mod body;
 mod error;
+mod etag;
 mod events;
 mod guard;
 mod identity;
 mod policies;
+mod routes;
+
+pub use routes::{Row, TABLE};
 
 /// What reads bytes of strangers, for `fuzz/`.
 #[doc(hidden)]
@@ -27,6 +28,11 @@ pub mod fuzzing {
     /// Whether a body is taken for the identity `device` (or `device/module`).
     pub fn identity(body: &[u8], device: &str, module: Option<&str>) -> bool {
         crate::identity::reads(body, device, module)
+    }
+
+    /// How many rows of a bulk body would be handed to the registry; `None`: the body is refused.
+    pub fn bulk(body: &[u8]) -> Option<usize> {
+        crate::identity::reads_rows(body)
     }
 }
 
@@ -72,35 +78,11 @@ pub fn build(context: Context) -> Result<Component, BuildError> {
 }
 
 fn router(registry: RegistryClient<dunlin_runtime::MeshChannel>, events: events::Events) -> Router {
-    let identities = Guard {
-        registry: registry.clone(),
-        read: Permissions::REGISTRY_READ,
-        write: Permissions::REGISTRY_WRITE,
-        versioned: true,
-        by_query: false,
-    };
-    let monitoring = Guard {
-        registry: registry.clone(),
-        read: Permissions::SERVICE_CONNECT,
-        write: Permissions::SERVICE_CONNECT,
-        versioned: false,
-        by_query: true,
-    };
-    let managing = Guard {
-        registry: registry.clone(),
-        read: policies::MANAGE,
-        write: policies::MANAGE,
-        versioned: false,
-        by_query: false,
-    };
-    let tokens = events::token::router(registry.clone());
-    let policies =
-        policies::router(registry.clone()).route_layer(from_fn_with_state(managing, guard::check));
-    let rest = identity::router(registry)
-        .route_layer(from_fn_with_state(identities, guard::check))
-        .merge(policies)
-        .merge(tokens)
-        .merge(events::router(events).route_layer(from_fn_with_state(monitoring, guard::check)))
+    let rest = identity::routes(registry.clone())
+        .merge(policies::routes(registry.clone()))
+        .merge(events::token::routes(registry.clone()))
+        .merge(events::routes(registry, events))
+        .whole()
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::not_found)
         .layer(DefaultBodyLimit::max(BODY_BYTES))

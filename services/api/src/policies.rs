@@ -1,13 +1,11 @@
 //! `/dunlin/v1/policies`: the hub's shared access policies. IoT Hub has these in its resource
 //! provider, which a hub of one's own does not have.
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use dunlin_auth::Permissions;
 use dunlin_model::ErrorCode;
 use dunlin_proto::v1;
@@ -17,30 +15,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::body::object;
 use crate::error::{ApiError, JSON};
+use crate::etag::{self, Condition, condition};
+use crate::routes::Routes;
 
 type Registry = State<RegistryClient<MeshChannel>>;
 type Answer = Result<Response, ApiError>;
 type Name = Result<Path<String>, PathRejection>;
 
-/// Who manages policies can give himself any permission, so he must hold all of them.
-pub(crate) const MANAGE: Permissions = Permissions::REGISTRY_READ
-    .and(Permissions::REGISTRY_WRITE)
-    .and(Permissions::SERVICE_CONNECT)
-    .and(Permissions::DEVICE_CONNECT);
-
-pub(crate) fn router(registry: RegistryClient<MeshChannel>) -> Router {
-    Router::new()
-        .route("/dunlin/v1/policies", get(list).post(create))
-        .route("/dunlin/v1/policies/{name}", get(show).put(create_named).delete(delete))
-        .route("/dunlin/v1/policies/{name}/renew-key", post(renew))
+pub(crate) fn routes(registry: RegistryClient<MeshChannel>) -> Routes {
+    const ALL: &str = "/dunlin/v1/policies";
+    const ONE: &str = "/dunlin/v1/policies/{name}";
+    Routes::new(registry.clone())
+        .on(Method::GET, ALL, list)
+        .on(Method::POST, ALL, create)
+        .on(Method::GET, ONE, show)
+        .on(Method::PUT, ONE, put)
+        .on(Method::DELETE, ONE, delete)
+        .on(Method::POST, "/dunlin/v1/policies/{name}/renew-key", renew)
         .with_state(registry)
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct New {
+struct Body {
     name: Option<String>,
-    permissions: String,
+    permissions: Option<String>,
     primary_key: Option<String>,
     secondary_key: Option<String>,
 }
@@ -53,6 +52,7 @@ struct Shown {
     permissions: String,
     primary_key: String,
     secondary_key: String,
+    etag: String,
 }
 
 impl From<v1::Policy> for Shown {
@@ -63,6 +63,7 @@ impl From<v1::Policy> for Shown {
             permissions: permissions.to_string(),
             primary_key: wire.primary_key,
             secondary_key: wire.secondary_key,
+            etag: wire.etag,
         }
     }
 }
@@ -77,38 +78,52 @@ async fn show(State(mut registry): Registry, name: Name) -> Answer {
     one(StatusCode::OK, registry.get_policy(v1::GetPolicyRequest { name }).await?.into_inner())
 }
 
-async fn create(registry: Registry, body: Result<Bytes, BytesRejection>) -> Answer {
-    let new: New = object(&body?)?;
-    let name = new.name.clone().ok_or_else(|| invalid("name is missing"))?;
-    make(registry, name, new).await
+async fn create(State(mut registry): Registry, body: Result<Bytes, BytesRejection>) -> Answer {
+    let body: Body = object(&body?)?;
+    let name = body.name.clone().ok_or_else(|| invalid("name is missing"))?;
+    let policy = body.into_wire(name)?;
+    one(StatusCode::CREATED, registry.create_policy(policy).await?.into_inner())
 }
 
-async fn create_named(
-    registry: Registry,
+/// Without `If-Match` it creates, with one it replaces, as of devices.
+async fn put(
+    State(mut registry): Registry,
     name: Name,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
     let Path(name) = name?;
-    let new: New = object(&body?)?;
-    if new.name.as_ref().is_some_and(|other| *other != name) {
+    let condition = condition(&headers)?;
+    let body: Body = object(&body?)?;
+    if body.name.as_ref().is_some_and(|other| *other != name) {
         return Err(invalid("name of the body is not the one of the path"));
     }
-    make(registry, name, new).await
+    let policy = body.into_wire(name)?;
+    if condition == Condition::Absent {
+        return one(StatusCode::CREATED, registry.create_policy(policy).await?.into_inner());
+    }
+    let request =
+        v1::ReplacePolicyRequest { policy: Some(policy), if_match: condition.into_wire() };
+    one(StatusCode::OK, registry.replace_policy(request).await?.into_inner())
 }
 
-async fn make(State(mut registry): Registry, name: String, new: New) -> Answer {
-    let permissions = Permissions::parse(&new.permissions).ok_or_else(|| {
-        invalid(
-            "permissions is a list of RegistryRead, RegistryWrite, ServiceConnect, DeviceConnect",
-        )
-    })?;
-    let policy = v1::Policy {
-        name,
-        permissions: permissions.bits(),
-        primary_key: new.primary_key.unwrap_or_default(),
-        secondary_key: new.secondary_key.unwrap_or_default(),
-    };
-    one(StatusCode::CREATED, registry.create_policy(policy).await?.into_inner())
+impl Body {
+    fn into_wire(self, name: String) -> Result<v1::Policy, ApiError> {
+        let permissions = Permissions::parse(&self.permissions.unwrap_or_default());
+        let permissions = permissions.ok_or_else(|| {
+            invalid(
+                "permissions is a list of RegistryRead, RegistryWrite, ServiceConnect, \
+                 DeviceConnect",
+            )
+        })?;
+        Ok(v1::Policy {
+            name,
+            permissions: permissions.bits(),
+            primary_key: self.primary_key.unwrap_or_default(),
+            secondary_key: self.secondary_key.unwrap_or_default(),
+            etag: String::new(),
+        })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -136,14 +151,18 @@ async fn renew(
     one(StatusCode::OK, registry.renew_policy_key(request).await?.into_inner())
 }
 
-async fn delete(State(mut registry): Registry, name: Name) -> Answer {
+async fn delete(State(mut registry): Registry, name: Name, headers: HeaderMap) -> Answer {
     let Path(name) = name?;
-    registry.delete_policy(v1::DeletePolicyRequest { name }).await?;
+    let if_match = condition(&headers)?.into_wire();
+    registry.delete_policy(v1::DeletePolicyRequest { name, if_match }).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 fn one(status: StatusCode, wire: v1::Policy) -> Answer {
-    json(status, &Shown::from(wire))
+    let etag = etag::header(&wire.etag);
+    let mut response = json(status, &Shown::from(wire))?;
+    response.headers_mut().extend(etag);
+    Ok(response)
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Answer {

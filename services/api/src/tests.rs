@@ -1,4 +1,4 @@
-//! What is answered before a handler is reached, with a registry that permits everything or is away.
+//! What is answered before a handler is reached, with a registry that is away or permits everything.
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -14,9 +14,12 @@ use super::*;
 /// The API beside a gRPC service, as roles are merged in one process.
 fn merged() -> Router {
     let config = mesh::Config { registry: "http://127.0.0.1:1".into(), ..Default::default() };
-    let mesh = Mesh::new(config, &[Role::Api], Handle::current());
-    let component = build(Context { mesh, events: Arc::new(no_log::NoLog) }).expect("built");
-    component.routes.merge(Router::new().route("/dunlin.v1.Registry/{*rest}", post(|| async {})))
+    api(Mesh::new(config, &[Role::Api], Handle::current()))
+        .merge(Router::new().route("/dunlin.v1.Registry/{*rest}", post(|| async {})))
+}
+
+fn api(mesh: Mesh) -> Router {
+    build(Context { mesh, events: Arc::new(no_log::NoLog) }).expect("built").routes
 }
 
 async fn ask(method: &str, path: &str, token: Option<&str>) -> Response {
@@ -81,6 +84,8 @@ async fn no_path_below_the_prefix_reaches_a_service_beside_it() {
         assert_eq!(error_of(response).await.0, StatusCode::NOT_FOUND, "{outside}");
     }
 }
+
+mod hostile;
 
 mod no_log {
     //! A log nobody reads: these calls are refused before they would.

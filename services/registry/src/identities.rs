@@ -89,6 +89,7 @@ impl Identities {
             new.device_scope = Some(own_scope(&new.id, &new.generation_id));
         }
         validate::identity(&new)?;
+        copy_scope(&mut new);
         fill_keys(&mut new.authentication, KeyPair::default());
         let mut group = Vec::with_capacity(if new.iot_edge { 3 } else { 1 });
         let device = new.iot_edge.then(|| new.id.clone());
@@ -105,11 +106,19 @@ impl Identities {
         self.reveal(self.stored(id).await?)
     }
 
-    /// A `top` outside of what a page holds means a full page.
-    pub(crate) async fn list_devices(&self, top: usize) -> Result<Vec<DeviceIdentity>, HubError> {
+    /// A page of the devices after that id, and whether there are more. A `top` outside of what a
+    /// page holds means a full page.
+    pub(crate) async fn list_devices(
+        &self,
+        after: &str,
+        top: usize,
+    ) -> Result<(Vec<DeviceIdentity>, bool), HubError> {
         let top = if (1..=LIST_DEVICES).contains(&top) { top } else { LIST_DEVICES };
-        let stored = self.store.device_list(top).await.map_err(store_failed)?;
-        stored.into_iter().map(|one| self.reveal(one)).collect()
+        let mut stored = self.store.device_list(after, top + 1).await.map_err(store_failed)?;
+        let more = stored.len() > top;
+        stored.truncate(top);
+        let devices: Result<_, _> = stored.into_iter().map(|one| self.reveal(one)).collect();
+        Ok((devices?, more))
     }
 
     pub(crate) async fn list_modules(
@@ -176,12 +185,17 @@ impl Identities {
             authentication: written.authentication.unwrap_or_else(|| old_authentication.clone()),
             iot_edge,
             device_scope,
-            parent_scopes: written.parent_scopes.unwrap_or_else(|| old.parent_scopes.clone()),
+            parent_scopes: match written.parent_scopes {
+                Some(scopes) => scopes,
+                None if was_copied(&old) => Vec::new(),
+                None => old.parent_scopes.clone(),
+            },
             managed_by: given(written.managed_by.or_else(|| old.managed_by.clone())),
             connection: ConnectionState::default(),
             id: id.clone(),
         };
         validate::identity(&new)?;
+        copy_scope(&mut new);
         let old_keys = match &old_authentication {
             Authentication::Sas(keys) => keys.clone(),
             _ => KeyPair::default(),
@@ -365,6 +379,23 @@ fn fill_keys(authentication: &mut Authentication, keys: KeyPair) {
 /// An Edge device's scope, which its children are given as theirs.
 fn own_scope(device: &Identity, generation_id: &str) -> String {
     format!("{}{}-{generation_id}", validate::SCOPE_SCHEME, device.device_id())
+}
+
+/// A device that is no Edge device has one parent, its `deviceScope`. Clients may leave it to the
+/// service to copy it to `parentScopes`, or send the one of before along with a new `deviceScope`.
+fn copy_scope(identity: &mut DeviceIdentity) {
+    if !identity.iot_edge
+        && identity.id.module_id().is_none()
+        && let Some(scope) = &identity.device_scope
+    {
+        identity.parent_scopes = vec![scope.clone()];
+    }
+}
+
+/// Whether its `parentScopes` are what [`copy_scope`] made of its `deviceScope`.
+fn was_copied(old: &StoredIdentity) -> bool {
+    !old.iot_edge
+        && old.device_scope.as_ref().is_some_and(|scope| old.parent_scopes == [scope.clone()])
 }
 
 fn given(text: Option<String>) -> Option<String> {

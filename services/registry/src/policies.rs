@@ -3,10 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use dunlin_auth::policy::{OWNER, default_policies};
 use dunlin_auth::{Key, Permissions, Policy};
 use dunlin_model::{ErrorCode, HubError, limits};
+use dunlin_storage::device_store::IfMatch;
 use dunlin_storage::{DeviceStore, StoreError};
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 
@@ -42,6 +46,12 @@ pub(crate) enum Renew {
     Secondary,
     /// The two change places, so that what was secondary is primary and can then be left alone.
     Swap,
+}
+
+/// What to replace of a policy; what is not here stays.
+pub(crate) struct Change {
+    pub permissions: Option<Permissions>,
+    pub keys: Option<[Key; 2]>,
 }
 
 #[derive(Clone)]
@@ -126,12 +136,37 @@ impl Policies {
         .inspect(|policy| info!(policy = policy.name, "policy created"))
     }
 
+    pub(crate) async fn replace(
+        &self,
+        name: &str,
+        change: Change,
+        if_match: &IfMatch,
+    ) -> Result<Policy, HubError> {
+        if same_name(name, OWNER)
+            && change.permissions.is_some_and(|to| !to.allow(Permissions::ALL))
+        {
+            return Err(HubError::new(
+                ErrorCode::GenericForbidden,
+                format!("{OWNER} keeps all permissions: nobody could manage the policies any more"),
+            ));
+        }
+        self.change(|policies| {
+            let at = matching(policies, name, if_match)?;
+            let policy = &mut policies[at];
+            policy.permissions = change.permissions.unwrap_or(policy.permissions);
+            if let Some([primary, secondary]) = change.keys.clone() {
+                (policy.primary, policy.secondary) = (primary, secondary);
+            }
+            Ok(policy.clone())
+        })
+        .await
+        .inspect(|policy| info!(policy = policy.name, "policy replaced"))
+    }
+
     pub(crate) async fn renew(&self, name: &str, which: Renew) -> Result<Policy, HubError> {
         self.change(|policies| {
-            let policy = policies
-                .iter_mut()
-                .find(|policy| same_name(&policy.name, name))
-                .ok_or_else(|| not_found(name))?;
+            let at = matching(policies, name, &IfMatch::Any)?;
+            let policy = &mut policies[at];
             match which {
                 Renew::Primary => policy.primary = Key::generate(),
                 Renew::Secondary => policy.secondary = Key::generate(),
@@ -143,7 +178,7 @@ impl Policies {
         .inspect(|policy| info!(policy = policy.name, ?which, "policy key renewed"))
     }
 
-    pub(crate) async fn delete(&self, name: &str) -> Result<(), HubError> {
+    pub(crate) async fn delete(&self, name: &str, if_match: &IfMatch) -> Result<(), HubError> {
         if same_name(name, OWNER) {
             return Err(HubError::new(
                 ErrorCode::GenericForbidden,
@@ -151,9 +186,8 @@ impl Policies {
             ));
         }
         self.change(|policies| {
-            let before = policies.len();
-            policies.retain(|policy| !same_name(&policy.name, name));
-            if policies.len() == before { Err(not_found(name)) } else { Ok(()) }
+            policies.remove(matching(policies, name, if_match)?);
+            Ok(())
         })
         .await?;
         info!(policy = name, "policy deleted");
@@ -191,6 +225,25 @@ impl Snapshot {
     pub(crate) fn all(&self) -> &[Policy] {
         &self.policies
     }
+}
+
+/// Where the policy of that name stands, if it is the one that is meant.
+fn matching(policies: &[Policy], name: &str, if_match: &IfMatch) -> Result<usize, HubError> {
+    let at = policies.iter().position(|policy| same_name(&policy.name, name));
+    let at = at.ok_or_else(|| not_found(name))?;
+    if if_match.matches(&etag(&policies[at])) {
+        return Ok(at);
+    }
+    Err(HubError::new(
+        ErrorCode::PreconditionFailed,
+        format!("the policy {name} was changed since: the ETag in If-Match is not the current one"),
+    ))
+}
+
+/// Made of the content, keys included, by a function that does not tell of them.
+pub(crate) fn etag(policy: &Policy) -> String {
+    let text = serde_json::to_vec(&Stored::from(policy)).expect("strings and numbers are JSON");
+    STANDARD.encode(&digest(&SHA256, &text).as_ref()[..12])
 }
 
 fn same_name(a: &str, b: &str) -> bool {

@@ -2,13 +2,17 @@
 //! is disconnected, and a connect that is under way is refused (design §4, connect).
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use dunlin_model::{ErrorCode, Identity, Status};
+use backon::{BackoffBuilder, ExponentialBuilder};
+use dunlin_model::{ErrorCode, HubError, Identity, Status};
 use dunlin_runtime::{DeviceLinks, clock};
 use dunlin_storage::device_store::StoredIdentity;
+use dunlin_storage::presence::Holder;
 use dunlin_storage::{DeviceStore, StoreError};
 use futures_util::future::join_all;
-use tracing::error;
+use tokio::time::sleep;
+use tracing::{debug, error, info, warn};
 
 use crate::store_failed;
 
@@ -18,41 +22,77 @@ pub(crate) fn first_auth_version() -> u64 {
     u64::try_from(clock::unix_millis()).unwrap_or(1)
 }
 
+/// Between two attempts; each a little by chance, lest all come at the same moment. For a day: a
+/// gateway that has been away for so long does not come back.
+const AGAIN: ExponentialBuilder = ExponentialBuilder::new()
+    .with_jitter()
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_delay(Duration::from_secs(5))
+    .without_max_times()
+    .with_total_delay(Some(Duration::from_secs(24 * 3_600)));
+
 #[derive(Clone)]
 pub(crate) struct Revocation {
     pub store: Arc<dyn DeviceStore>,
     pub links: DeviceLinks,
 }
 
+/// Whose connections end, and how far that has come.
+struct Revoked {
+    id: Identity,
+    auth_version: u64,
+    reason: ErrorCode,
+    /// Known once the marker is set. Who claims after that was authenticated anew, and is not meant.
+    holder: Option<Holder>,
+}
+
 impl Revocation {
-    /// After `new` was stored in place of `old`. A disabled device takes its modules with it.
+    /// After `new` was stored in place of an `old_version`. A disabled device takes its modules with
+    /// it.
     pub(crate) async fn replaced(&self, old_version: u64, new: &StoredIdentity) {
         if new.auth_version == old_version {
             return;
         }
-        if new.id.module_id().is_some() {
-            match self.store.identity_get(&device_of(&new.id)).await {
-                Ok(Some(device)) => {
-                    let version = device.auth_version + new.auth_version;
-                    self.revoke(&new.id, version, ErrorCode::IotHubUnauthorized).await;
-                }
-                // Deleted since, which has revoked its modules.
-                Ok(None) => {}
-                Err(error) => drop(store_failed(error)),
+        let concerned = match self.concerned(new).await {
+            Ok(concerned) => concerned,
+            Err(error) => {
+                drop(store_failed(error));
+                let (this, new) = (self.clone(), new.clone());
+                tokio::spawn(async move {
+                    for pause in AGAIN.build() {
+                        sleep(pause).await;
+                        if let Ok(concerned) = this.concerned(&new).await {
+                            return this.all(concerned).await;
+                        }
+                    }
+                    error!(id = %new.id, "a revoked identity may still be connected");
+                });
+                return;
             }
-            return;
+        };
+        self.all(concerned).await;
+    }
+
+    /// Whom a change of this identity's status or credentials concerns.
+    async fn concerned(&self, new: &StoredIdentity) -> Result<Vec<Revoked>, StoreError> {
+        if new.id.module_id().is_some() {
+            // Without its device it was deleted since, which has revoked it.
+            let device = self.store.identity_get(&device_of(&new.id)).await?;
+            let version = device.map(|device| device.auth_version + new.auth_version);
+            let one = |version| Revoked::new(&new.id, version, ErrorCode::IotHubUnauthorized);
+            return Ok(version.map(one).into_iter().collect());
         }
         let disabled = new.status == Status::Disabled;
         let reason =
             if disabled { ErrorCode::DeviceDisabled } else { ErrorCode::IotHubUnauthorized };
-        self.revoke(&new.id, new.auth_version, reason).await;
+        let mut concerned = vec![Revoked::new(&new.id, new.auth_version, reason)];
         if disabled {
-            let modules = self.modules(&new.id).await;
-            join_all(modules.iter().map(|module| {
-                self.revoke(&module.id, new.auth_version + module.auth_version, reason)
-            }))
-            .await;
+            let modules = self.store.module_list(new.id.device_id()).await?;
+            concerned.extend(modules.iter().map(|module| {
+                Revoked::new(&module.id, new.auth_version + module.auth_version, reason)
+            }));
         }
+        Ok(concerned)
     }
 
     /// What will be gone with an identity: it, its modules, and the version its modules add to.
@@ -76,23 +116,61 @@ impl Revocation {
         let of_module = doomed.device_version + now;
         let own = if id.module_id().is_some() { of_module } else { now };
         let reason = ErrorCode::DeviceNotFound;
-        let modules =
-            doomed.modules.iter().map(|module| self.revoke(&module.id, of_module, reason));
-        tokio::join!(self.revoke(id, own, reason), join_all(modules));
+        let modules = doomed.modules.iter();
+        let mut concerned = vec![Revoked::new(id, own, reason)];
+        concerned.extend(modules.map(|module| Revoked::new(&module.id, of_module, reason)));
+        self.all(concerned).await;
     }
 
-    async fn modules(&self, device: &Identity) -> Vec<StoredIdentity> {
-        self.store.module_list(device.device_id()).await.unwrap_or_else(|error| {
-            drop(store_failed(error));
-            Vec::new()
-        })
+    /// At once: a gateway that does not answer must not hold up the others' disconnects.
+    async fn all(&self, concerned: Vec<Revoked>) {
+        join_all(concerned.into_iter().map(|revoked| self.revoke(revoked))).await;
     }
 
-    /// The change itself is stored and stands; a connection that could not be ended is an error
-    /// that somebody must know of.
-    async fn revoke(&self, id: &Identity, auth_version: u64, reason: ErrorCode) {
-        if let Err(error) = self.links.revoke(id, auth_version, reason).await {
-            error!(%id, %error, "a revoked identity may still be connected");
+    /// The change itself is stored and stands, so what cannot be done now is repeated until it is
+    /// done; the caller waits for the first attempt alone. A task each: a gateway that hangs holds
+    /// up no other's.
+    async fn revoke(&self, mut revoked: Revoked) {
+        let Err(error) = revoked.attempt(&self.links).await else { return };
+        warn!(id = %revoked.id, %error, "a revoked identity may still be connected: trying again");
+        let links = self.links.clone();
+        tokio::spawn(async move {
+            for pause in AGAIN.build() {
+                sleep(pause).await;
+                match revoked.again(&links).await {
+                    Ok(()) => return info!(id = %revoked.id, "the revocation is carried out"),
+                    Err(error) => debug!(id = %revoked.id, %error, "revocation: trying again"),
+                }
+            }
+            error!(id = %revoked.id, "given up: a revoked identity may still be connected");
+        });
+    }
+}
+
+impl Revoked {
+    fn new(id: &Identity, auth_version: u64, reason: ErrorCode) -> Self {
+        Self { id: id.clone(), auth_version, reason, holder: None }
+    }
+
+    /// Sets the marker, and has the holder let go.
+    async fn attempt(&mut self, links: &DeviceLinks) -> Result<(), HubError> {
+        self.holder = links.revoke(&self.id, self.auth_version).await?;
+        self.disconnect(links).await
+    }
+
+    /// Goes on where the last attempt failed. A holder that presence knows no more is gone.
+    async fn again(&mut self, links: &DeviceLinks) -> Result<(), HubError> {
+        if self.holder.is_none() {
+            return self.attempt(links).await;
+        }
+        let Err(error) = self.disconnect(links).await else { return Ok(()) };
+        if links.held(&self.id).await? { Err(error) } else { Ok(()) }
+    }
+
+    async fn disconnect(&self, links: &DeviceLinks) -> Result<(), HubError> {
+        match &self.holder {
+            Some(holder) => links.disconnect(&self.id, holder, self.reason).await.map(drop),
+            None => Ok(()),
         }
     }
 }

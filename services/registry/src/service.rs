@@ -13,7 +13,7 @@ use tracing::debug;
 use crate::access::Access;
 use crate::bulk::{Mode, Row};
 use crate::identities::Written;
-use crate::policies::{self, Renew};
+use crate::policies::{self, Change, Renew};
 use crate::{connections, store_failed};
 
 type Answer<T> = Result<Response<T>, tonic::Status>;
@@ -85,9 +85,14 @@ impl v1::registry_server::Registry for Service {
     async fn list_devices(
         &self,
         request: Request<v1::ListDevicesRequest>,
-    ) -> Answer<v1::IdentityList> {
-        let top = usize::try_from(request.into_inner().top).unwrap_or(0);
-        answer(self.access.identities.list_devices(top).await.map(list))
+    ) -> Answer<v1::DevicePage> {
+        let v1::ListDevicesRequest { top, after } = request.into_inner();
+        let top = usize::try_from(top).unwrap_or(0);
+        let page = self.access.identities.list_devices(&after, top).await;
+        answer(page.map(|(devices, more)| v1::DevicePage {
+            devices: devices.into_iter().map(Into::into).collect(),
+            more,
+        }))
     }
 
     async fn list_modules(
@@ -183,10 +188,31 @@ impl v1::registry_server::Registry for Service {
 
     async fn create_policy(&self, request: Request<v1::Policy>) -> Answer<v1::Policy> {
         let create = async {
-            let new = policy(request.into_inner())?;
+            let v1::Policy { name, permissions: bits, .. } = request.get_ref();
+            let [primary, secondary] =
+                keys(request.get_ref())?.unwrap_or_else(|| [Key::generate(), Key::generate()]);
+            let permissions = permissions(*bits)?;
+            let new = Policy { name: name.clone(), permissions, primary, secondary };
             self.access.policies.create(new).await
         };
         answer(create.await.map(|policy| shown(&policy)))
+    }
+
+    async fn replace_policy(
+        &self,
+        request: Request<v1::ReplacePolicyRequest>,
+    ) -> Answer<v1::Policy> {
+        let v1::ReplacePolicyRequest { policy, if_match: etag } = request.into_inner();
+        let replace = async {
+            let policy = policy.ok_or_else(|| invalid("policy is missing"))?;
+            let change = Change {
+                permissions: Some(permissions(policy.permissions)?)
+                    .filter(|given| *given != Permissions::NONE),
+                keys: keys(&policy)?,
+            };
+            self.access.policies.replace(&policy.name, change, &if_match(etag)).await
+        };
+        answer(replace.await.map(|policy| shown(&policy)))
     }
 
     async fn renew_policy_key(
@@ -208,7 +234,8 @@ impl v1::registry_server::Registry for Service {
         &self,
         request: Request<v1::DeletePolicyRequest>,
     ) -> Answer<v1::DeletePolicyResponse> {
-        let deleted = self.access.policies.delete(&request.into_inner().name).await;
+        let v1::DeletePolicyRequest { name, if_match: etag } = request.into_inner();
+        let deleted = self.access.policies.delete(&name, &if_match(etag)).await;
         answer(deleted.map(|()| v1::DeletePolicyResponse {}))
     }
 }
@@ -223,17 +250,19 @@ fn shown(policy: &Policy) -> v1::Policy {
         permissions: policy.permissions.bits(),
         primary_key: policy.primary.to_base64(),
         secondary_key: policy.secondary.to_base64(),
+        etag: policies::etag(policy),
     }
 }
 
 /// Keys follow the rule of device keys: both or none.
-fn policy(wire: v1::Policy) -> Result<Policy, HubError> {
-    let (primary, secondary) = match (wire.primary_key.as_str(), wire.secondary_key.as_str()) {
-        ("", "") => (Key::generate(), Key::generate()),
-        ("", _) | (_, "") => return Err(invalid("give both keys or none")),
-        (primary, secondary) => (Key::from_base64(primary)?, Key::from_base64(secondary)?),
-    };
-    Ok(Policy { name: wire.name, permissions: permissions(wire.permissions)?, primary, secondary })
+fn keys(wire: &v1::Policy) -> Result<Option<[Key; 2]>, HubError> {
+    match (wire.primary_key.as_str(), wire.secondary_key.as_str()) {
+        ("", "") => Ok(None),
+        ("", _) | (_, "") => Err(invalid("give both keys or none")),
+        (primary, secondary) => {
+            Ok(Some([Key::from_base64(primary)?, Key::from_base64(secondary)?]))
+        }
+    }
 }
 
 fn row(wire: v1::IdentityRow) -> Result<Row, HubError> {

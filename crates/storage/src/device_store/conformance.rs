@@ -142,14 +142,43 @@ pub async fn device_list_is_ordered_and_bounded(store: Store) {
         create(&store, joined).await;
     }
     create(&store, "a/m").await;
-    let list = async |top| {
-        let devices = store.device_list(top).await.expect("list");
-        devices.iter().map(|d| d.id.as_str().to_owned()).collect::<Vec<_>>()
-    };
+    let list = async |top| listed(&store, "", top).await;
     assert_eq!(list(10).await, ["B", "a", "a-", "b", "c"]);
     assert_eq!(list(2).await, ["B", "a"]);
     assert!(list(0).await.is_empty());
-    assert_eq!(store.device_list(1).await.expect("list"), [sample("B")]);
+    assert_eq!(store.device_list("", 1).await.expect("list"), [sample("B")]);
+}
+
+pub async fn device_list_goes_on_after_an_id(store: Store) {
+    for joined in ["b", "a", "a-", "B", "c", "a/m"] {
+        create(&store, joined).await;
+    }
+    assert_eq!(listed(&store, "B", 10).await, ["a", "a-", "b", "c"]);
+    assert_eq!(listed(&store, "a", 2).await, ["a-", "b"]);
+    assert_eq!(
+        listed(&store, "a,", 1).await,
+        ["a-"],
+        "there is no such device: what comes after its place"
+    );
+    assert_eq!(listed(&store, "A", 1).await, ["B"]);
+    assert!(listed(&store, "c", 10).await.is_empty());
+    assert!(listed(&store, "~", 10).await.is_empty());
+    // Whatever the size of a page, all pages together hold every device once.
+    for top in 1..=6 {
+        let (mut all, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = listed(&store, &after, top).await;
+            let Some(last) = page.last() else { break };
+            after.clone_from(last);
+            all.extend(page);
+        }
+        assert_eq!(all, ["B", "a", "a-", "b", "c"], "{top} a page");
+    }
+}
+
+async fn listed(store: &Store, after: &str, top: usize) -> Vec<String> {
+    let devices = store.device_list(after, top).await.expect("list");
+    devices.iter().map(|device| device.id.as_str().to_owned()).collect()
 }
 
 pub async fn module_list_is_ordered_and_of_one_device(store: Store) {

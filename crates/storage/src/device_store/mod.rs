@@ -124,8 +124,10 @@ pub trait DeviceStore: Send + Sync + 'static {
 
     async fn identity_get(&self, id: &Identity) -> Result<Option<StoredIdentity>, StoreError>;
 
-    /// Up to `top` devices (not modules), ordered by id, bytewise.
-    async fn device_list(&self, top: usize) -> Result<Vec<StoredIdentity>, StoreError>;
+    /// Up to `top` devices (not modules) whose ids come after `after` (empty: from the first on),
+    /// ordered by id, bytewise. There need be no device of that id.
+    async fn device_list(&self, after: &str, top: usize)
+    -> Result<Vec<StoredIdentity>, StoreError>;
 
     /// The modules of a device, ordered by id, bytewise; empty if there is no such device.
     async fn module_list(&self, device: &str) -> Result<Vec<StoredIdentity>, StoreError>;

@@ -42,9 +42,13 @@ impl DeviceStore for SqliteDeviceStore {
         self.sqlite.read(move |db| rows::find(db, &id)).await
     }
 
-    async fn device_list(&self, top: usize) -> Result<Vec<StoredIdentity>, StoreError> {
-        let top = i64::try_from(top).unwrap_or(i64::MAX);
-        self.sqlite.read(move |db| rows::devices(db, top)).await
+    async fn device_list(
+        &self,
+        after: &str,
+        top: usize,
+    ) -> Result<Vec<StoredIdentity>, StoreError> {
+        let (after, top) = (after.to_owned(), i64::try_from(top).unwrap_or(i64::MAX));
+        self.sqlite.read(move |db| rows::devices(db, &after, top)).await
     }
 
     async fn module_list(&self, device: &str) -> Result<Vec<StoredIdentity>, StoreError> {

@@ -26,6 +26,7 @@ conforms!(
     ids_are_compared_ordinally,
     of_concurrent_creates_one_wins,
     device_list_is_ordered_and_bounded,
+    device_list_goes_on_after_an_id,
     module_list_is_ordered_and_of_one_device,
     replace_keeps_id_generation_and_version,
     replace_raises_the_version_with_status_and_credentials,
@@ -64,7 +65,7 @@ async fn everything_outlives_the_process() {
     drop(store);
 
     let store = open();
-    assert_eq!(store.device_list(9).await.expect("list"), [sample("d")]);
+    assert_eq!(store.device_list("", 9).await.expect("list"), [sample("d")]);
     assert_eq!(store.module_list("d").await.expect("list"), [sample("d/m")]);
     assert_eq!(store.setting_init("key", b"other").await.expect("init"), b"value");
     assert_eq!(store.epoch_generation_next().await.expect("next"), 2);

@@ -117,7 +117,7 @@ async fn identities_of_schema_2_are_read_after_the_migration() {
     drop(old);
     let sqlite = DataFolder::open(temp.path()).expect("open").sqlite();
     let store: Arc<dyn DeviceStore> = Arc::new(SqliteDeviceStore::new(sqlite));
-    let device = store.device_list(1).await.expect("list").remove(0);
+    let device = store.device_list("", 1).await.expect("list").remove(0);
     assert_eq!((device.auth_version, device.iot_edge, device.device_scope), (7, false, None));
     assert!(device.parent_scopes.is_empty());
     assert_eq!(device.connection, ConnectionState::default());

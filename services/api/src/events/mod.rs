@@ -3,18 +3,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use dunlin_model::{ErrorCode, HubError, Identity};
-use dunlin_runtime::Shutdown;
+use dunlin_proto::v1::registry_client::RegistryClient;
+use dunlin_runtime::{MeshChannel, Shutdown};
 use dunlin_storage::event_log::{EventLog, Position, TOPIC_EVENTS, partition_of};
 
 use crate::error::ApiError;
 use crate::guard::query;
+use crate::routes::Routes;
 
 mod json;
 mod stream;
@@ -33,8 +33,8 @@ pub(crate) struct Events {
     pub shutdown: Shutdown,
 }
 
-pub(crate) fn router(events: Events) -> Router {
-    Router::new().route(PATH, get(open)).with_state(events)
+pub(crate) fn routes(registry: RegistryClient<MeshChannel>, events: Events) -> Routes {
+    Routes::new(registry).get_by_query(PATH, open).with_state(events)
 }
 
 /// What a reader asks for.

@@ -1,11 +1,9 @@
 //! `POST /dunlin/v1/events/token`: a token for the URL of the event stream, for who cannot send
 //! headers (a browser's `EventSource`). It is never logged: nothing here logs URLs.
 
-use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
 use dunlin_auth::Permissions;
 use dunlin_proto::v1::IssueQueryTokenRequest;
 use dunlin_proto::v1::registry_client::RegistryClient;
@@ -15,12 +13,14 @@ use serde_json::json;
 use super::PATH;
 use crate::error::{ApiError, JSON};
 use crate::guard::token_of;
+use crate::routes::Routes;
 
-/// The registry authorizes the call itself, for the path the token will be good for.
-pub(crate) fn router(registry: RegistryClient<MeshChannel>) -> Router {
-    Router::new().route("/dunlin/v1/events/token", post(issue)).with_state(registry)
+pub(crate) fn routes(registry: RegistryClient<MeshChannel>) -> Routes {
+    const TOKEN: &str = "/dunlin/v1/events/token";
+    Routes::new(registry.clone()).on(Method::POST, TOKEN, issue).with_state(registry)
 }
 
+/// The registry authorizes the caller once more, for the path the token will be good for.
 async fn issue(
     State(mut registry): State<RegistryClient<MeshChannel>>,
     headers: HeaderMap,

@@ -9,10 +9,10 @@ use dunlin_runtime::MeshChannel;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::etag;
 use super::json::Body;
 use crate::body::{object, objects};
 use crate::error::{ApiError, JSON};
+use crate::etag;
 
 type Registry = RegistryClient<MeshChannel>;
 
@@ -135,6 +135,12 @@ fn says(part: &Option<Value>) -> bool {
         }
     }
     part.as_ref().is_some_and(holds)
+}
+
+/// Reads the body of a bulk call as `write` does: how many of its rows the registry would get.
+pub(crate) fn reads_rows(body: &[u8]) -> Option<usize> {
+    let rows: Vec<Row> = objects(body).ok()?;
+    Some(rows.into_iter().filter_map(|row| row.into_wire().ok()).count())
 }
 
 pub(super) async fn write(mut registry: Registry, body: &[u8]) -> Result<Response, ApiError> {

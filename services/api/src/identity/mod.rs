@@ -1,11 +1,12 @@
 //! `/devices` and `/devices/{id}/modules`: the identity registry over REST.
 
 mod bulk;
-mod etag;
 mod json;
+mod page;
 mod routes;
 
-pub(crate) use routes::router;
+pub(crate) use bulk::reads_rows;
+pub(crate) use routes::routes;
 
 /// Reads the body of a PUT as the routes do; whether it would be handed to the registry.
 pub(crate) fn reads(body: &[u8], device: &str, module: Option<&str>) -> bool {

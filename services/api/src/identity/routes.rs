@@ -1,12 +1,10 @@
 //! The calls on identities. Each is one call to the registry.
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use dunlin_model::{DeviceIdentity, ErrorCode, HubError, Identity};
 use dunlin_proto::v1;
 use dunlin_proto::v1::registry_client::RegistryClient;
@@ -14,11 +12,13 @@ use dunlin_runtime::MeshChannel;
 use serde::Serialize;
 
 use super::bulk;
-use super::etag::{Condition, condition};
 use super::json::{Body, Shown};
+use super::page;
 use crate::body::object;
 use crate::error::{ApiError, JSON};
+use crate::etag::{self, Condition, condition};
 use crate::guard::query;
+use crate::routes::Routes;
 
 type Registry = State<RegistryClient<MeshChannel>>;
 type Answer = Result<Response, ApiError>;
@@ -26,35 +26,36 @@ type Answer = Result<Response, ApiError>;
 type Device = Result<Path<String>, PathRejection>;
 type Module = Result<Path<(String, String)>, PathRejection>;
 
-pub(crate) fn router(registry: RegistryClient<MeshChannel>) -> Router {
-    Router::new()
-        .route("/devices", get(list_devices).post(write_devices))
-        .route("/devices/", get(list_devices).post(write_devices))
-        .route("/devices/keys/regenerate", post(regenerate_keys))
-        .route("/statistics/devices", get(device_statistics))
-        .route("/statistics/service", get(service_statistics))
-        .route("/devices/{id}", get(get_device).put(put_device).delete(delete_device))
-        .route("/devices/{id}/modules", get(list_modules))
-        .route("/devices/{id}/modules/", get(list_modules))
-        .route(
-            "/devices/{id}/modules/{module}",
-            get(get_module).put(put_module).delete(delete_module),
-        )
+pub(crate) fn routes(registry: RegistryClient<MeshChannel>) -> Routes {
+    const MODULE: &str = "/devices/{id}/modules/{module}";
+    Routes::new(registry.clone())
+        .on(Method::GET, "/devices", list_devices)
+        .on(Method::GET, "/devices/", list_devices)
+        .on(Method::POST, "/devices", write_devices)
+        .on(Method::POST, "/devices/", write_devices)
+        .on(Method::POST, "/devices/keys/regenerate", regenerate_keys)
+        .on(Method::GET, "/statistics/devices", device_statistics)
+        .on(Method::GET, "/statistics/service", service_statistics)
+        .on(Method::GET, "/devices/{id}", get_device)
+        .on(Method::PUT, "/devices/{id}", put_device)
+        .on(Method::DELETE, "/devices/{id}", delete_device)
+        .on(Method::GET, "/devices/{id}/modules", list_modules)
+        .on(Method::GET, "/devices/{id}/modules/", list_modules)
+        .on(Method::GET, MODULE, get_module)
+        .on(Method::PUT, MODULE, put_module)
+        .on(Method::DELETE, MODULE, delete_module)
         .with_state(registry)
 }
 
-async fn list_devices(State(mut registry): Registry, uri: Uri) -> Answer {
-    let top = match query(&uri)?.get("top") {
-        // The registry reads 0 as a full page, as the hub does with whatever no page can hold.
-        Some(text) => {
-            let top: i64 = text.parse().map_err(|_| {
-                ApiError::new(ErrorCode::ArgumentInvalid, "the query parameter top is not a number")
-            })?;
-            u32::try_from(top).unwrap_or(0)
-        }
-        None => 0,
-    };
-    list(registry.list_devices(v1::ListDevicesRequest { top }).await?.into_inner())
+async fn list_devices(State(mut registry): Registry, uri: Uri, headers: HeaderMap) -> Answer {
+    let page = page::asked(&query(&uri)?, &headers)?;
+    let v1::DevicePage { devices, more } = registry.list_devices(page).await?.into_inner();
+    let next = devices.last().filter(|_| more).map(|last| page::continuation(&last.id));
+    let mut response = list(devices)?;
+    if let Some(next) = next {
+        response.headers_mut().insert(page::CONTINUATION, next);
+    }
+    Ok(response)
 }
 
 async fn write_devices(State(registry): Registry, body: Result<Bytes, BytesRejection>) -> Answer {
@@ -81,7 +82,8 @@ async fn service_statistics(State(mut registry): Registry) -> Answer {
 
 async fn list_modules(State(mut registry): Registry, device: Device) -> Answer {
     let Path(device_id) = device?;
-    list(registry.list_modules(v1::ListModulesRequest { device_id }).await?.into_inner())
+    let modules = registry.list_modules(v1::ListModulesRequest { device_id }).await?;
+    list(modules.into_inner().identities)
 }
 
 async fn get_device(registry: Registry, device: Device) -> Answer {
@@ -160,20 +162,15 @@ async fn delete_one(State(mut registry): Registry, id: Identity, headers: &Heade
 
 fn one(wire: v1::Identity) -> Answer {
     let identity = DeviceIdentity::try_from(wire).map_err(broken)?;
-    let etag = HeaderValue::from_str(&format!("\"{}\"", identity.etag)).ok();
+    let etag = etag::header(&identity.etag);
     let mut response = json(&Shown::from(identity))?;
-    if let Some(etag) = etag {
-        response.headers_mut().insert(header::ETAG, etag);
-    }
+    response.headers_mut().extend(etag);
     Ok(response)
 }
 
-fn list(wire: v1::IdentityList) -> Answer {
-    let shown: Result<Vec<_>, _> = wire
-        .identities
-        .into_iter()
-        .map(|one| DeviceIdentity::try_from(one).map(Shown::from))
-        .collect();
+fn list(wire: Vec<v1::Identity>) -> Answer {
+    let shown: Result<Vec<_>, _> =
+        wire.into_iter().map(|one| DeviceIdentity::try_from(one).map(Shown::from)).collect();
     json(&shown.map_err(broken)?)
 }
 

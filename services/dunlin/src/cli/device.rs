@@ -1,13 +1,15 @@
 //! `dunlin device …`
 
 use clap::{Subcommand, ValueEnum};
+use dunlin_model::limits::LIST_DEVICES;
 use serde_json::{Value, json};
 
 use super::LoginArgs;
 use super::failure::Failure;
 use super::identity::{self, AuthArgs, DeviceArgs, KeyType, MaybeModuleArgs, Renewal, text};
-use super::output::{self, line, table};
+use super::output::{self, Array, Table, line};
 use super::simulate::{self, SimulateArgs};
+use crate::client::Client;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -19,7 +21,8 @@ pub(super) enum Command {
         #[command(flatten)]
         auth: AuthArgs,
         /// It is an IoT Edge gateway.
-        #[arg(long, visible_alias = "ee")]
+        #[arg(long, visible_alias = "ee", num_args = 0..=1, value_name = "true|false",
+              default_value_t = false, default_missing_value = "true")]
         edge_enabled: bool,
         /// Print the identity as JSON.
         #[arg(long)]
@@ -39,25 +42,34 @@ pub(super) enum Command {
     List {
         #[command(flatten)]
         login: LoginArgs,
-        /// How many, 1000 at most.
-        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-        top: u32,
+        /// How many at most; -1: all.
+        #[arg(long, default_value = "-1", allow_negative_numbers = true, value_parser = at_most,
+              value_name = "N")]
+        top: usize,
         /// Print whole identities as a JSON array, keys included.
         #[arg(long)]
         json: bool,
     },
-    /// Enable or disable a device.
-    #[command(
-        after_help = "Example:\n  dunlin device update -d my-device --status disabled --status-reason stolen"
-    )]
+    /// Change a device: its status, how it authenticates, whether it is an IoT Edge gateway.
+    #[command(after_help = "\
+Example: lock a device out
+  dunlin device update -d my-device --status disabled --status-reason stolen
+Example: from keys to a certificate of its own
+  dunlin device update -d my-device --auth-method x509_thumbprint --primary-thumbprint A1B2…")]
     Update {
         #[command(flatten)]
         device: DeviceArgs,
-        #[arg(long)]
+        #[arg(long, visible_alias = "sta")]
         status: Option<Status>,
         /// Why it has this status; empty: no reason.
-        #[arg(long)]
+        #[arg(long, visible_alias = "star")]
         status_reason: Option<String>,
+        #[command(flatten)]
+        auth: AuthArgs,
+        /// It is an IoT Edge gateway, or is none any more.
+        #[arg(long, visible_alias = "ee", num_args = 0..=1, value_name = "true|false",
+              default_missing_value = "true")]
+        edge_enabled: Option<bool>,
         /// Only if this is the current ETag.
         #[arg(long)]
         etag: Option<String>,
@@ -147,7 +159,7 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
             let body = json!({
                 "deviceId": device.device_id,
                 "status": "enabled",
-                "authentication": auth.body()?,
+                "authentication": auth.of_new()?,
                 "capabilities": { "iotEdge": edge_enabled },
             });
             let made = device.login.client()?.device_put(id.as_str(), &body, None).await?;
@@ -156,13 +168,15 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
         Command::Show { device, .. } => {
             output::json(&device.login.client()?.device_get(device.id()?.as_str()).await?)
         }
-        Command::List { login, top, json } => {
-            let devices = login.client()?.device_list(top).await?;
-            if json { output::json(&devices) } else { table(&identity::rows(&devices, &COLUMNS)) }
-        }
-        Command::Update { device, status, status_reason, etag, json } => {
-            if status.is_none() && status_reason.is_none() {
-                let text = "nothing to update: give --status or --status-reason";
+        Command::List { login, top, json } => list(&login.client()?, top, json).await,
+        Command::Update { device, status, status_reason, auth, edge_enabled, etag, json } => {
+            if status.is_none()
+                && status_reason.is_none()
+                && auth.is_empty()
+                && edge_enabled.is_none()
+            {
+                let text = "nothing to update: give --status, --status-reason, --auth-method, keys \
+                            or thumbprints, or --edge-enabled";
                 return Err(Failure::Usage(text.to_owned()));
             }
             let client = device.login.client()?;
@@ -175,6 +189,10 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
             }
             if let Some(reason) = status_reason {
                 body["statusReason"] = if reason.is_empty() { Value::Null } else { reason.into() };
+            }
+            auth.change(&mut body)?;
+            if let Some(edge) = edge_enabled {
+                body["capabilities"] = json!({ "iotEdge": edge });
             }
             let etag = etag.unwrap_or(read);
             let updated = client.device_put(id.as_str(), &body, Some(&etag)).await?;
@@ -203,6 +221,36 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
             identity::sas_token(&device.login.client()?, &id, key_type, duration).await
         }
         Command::Simulate(arguments) => simulate::run(arguments).await,
+    }
+}
+
+/// Page by page: all the devices of a large hub are never held at once.
+async fn list(client: &Client, top: usize, json: bool) -> Result<(), Failure> {
+    let (mut array, mut table) = (Array::default(), Table::default());
+    if !json {
+        table.rows(&identity::rows(&Value::Null, &COLUMNS))?;
+    }
+    let (mut left, mut after) = (top, None);
+    loop {
+        let page = client.device_page(left.min(LIST_DEVICES), after.as_ref()).await?;
+        left -= page.devices.as_array().map_or(0, Vec::len).min(left);
+        if json {
+            array.items(&page.devices)?;
+        } else {
+            table.rows(&identity::rows(&page.devices, &COLUMNS)[1..])?;
+        }
+        after = page.next;
+        if after.is_none() || left == 0 {
+            return if json { array.end() } else { Ok(()) };
+        }
+    }
+}
+
+fn at_most(text: &str) -> Result<usize, String> {
+    match text.parse::<i64>() {
+        Ok(-1) => Ok(usize::MAX),
+        Ok(count @ 1..) => usize::try_from(count).map_err(|error| error.to_string()),
+        _ => Err("give a number above 0, or -1 for all".to_owned()),
     }
 }
 

@@ -42,12 +42,12 @@ pub(super) struct ModuleArgs {
     pub module_id: String,
 }
 
-/// How a new identity proves who it is.
+/// How an identity proves who it is.
 #[derive(Args)]
 pub(super) struct AuthArgs {
-    /// How it authenticates.
-    #[arg(long, visible_alias = "am", default_value = "shared_private_key")]
-    auth_method: AuthMethod,
+    /// How it authenticates; a new one by shared_private_key, if nothing is said.
+    #[arg(long, visible_alias = "am")]
+    auth_method: Option<AuthMethod>,
     /// Primary key in base64, instead of one the hub makes.
     #[arg(long, visible_alias = "pk", requires = "secondary_key")]
     primary_key: Option<String>,
@@ -115,34 +115,83 @@ impl ModuleArgs {
 }
 
 impl AuthArgs {
-    /// The JSON of a new identity's authentication. Empty keys are made by the hub.
-    pub(super) fn body(self) -> Result<Value, Failure> {
-        let keys = self.primary_key.is_some();
-        let thumbprints = self.primary_thumbprint.is_some() || self.secondary_thumbprint.is_some();
+    pub(super) fn is_empty(&self) -> bool {
+        self.auth_method.is_none() && !self.keys() && !self.thumbprints()
+    }
+
+    fn keys(&self) -> bool {
+        self.primary_key.is_some()
+    }
+
+    fn thumbprints(&self) -> bool {
+        self.primary_thumbprint.is_some() || self.secondary_thumbprint.is_some()
+    }
+
+    /// The JSON of a new identity's authentication.
+    pub(super) fn of_new(self) -> Result<Value, Failure> {
+        let method = self.auth_method.unwrap_or(AuthMethod::SharedPrivateKey);
+        self.body(method)
+    }
+
+    /// Puts what is given in the place of what was read of an identity: a second thumbprint stays,
+    /// and so do keys if none are given.
+    pub(super) fn change(mut self, read: &mut Value) -> Result<(), Failure> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let kind = text(read, "/authentication/type");
+        let current = AuthMethod::value_variants().iter().find(|method| method.kind() == kind);
+        let method = self.auth_method.or(current.copied()).unwrap_or(AuthMethod::SharedPrivateKey);
+        if method == AuthMethod::Thumbprint {
+            for (given, name) in [
+                (&mut self.primary_thumbprint, "primaryThumbprint"),
+                (&mut self.secondary_thumbprint, "secondaryThumbprint"),
+            ] {
+                let stored = read["authentication"]["x509Thumbprint"][name].as_str();
+                *given = given.take().or(stored.map(str::to_owned));
+            }
+        }
+        read["authentication"] = self.body(method)?;
+        Ok(())
+    }
+
+    /// Empty keys are made by the hub, or stay if there are any.
+    fn body(self, method: AuthMethod) -> Result<Value, Failure> {
         let usage = |text: &str| Err(Failure::Usage(text.to_owned()));
-        if keys && self.auth_method != AuthMethod::SharedPrivateKey {
+        if self.keys() && method != AuthMethod::SharedPrivateKey {
             return usage("keys are for --auth-method shared_private_key");
         }
-        if thumbprints != (self.auth_method == AuthMethod::Thumbprint) {
+        if self.thumbprints() != (method == AuthMethod::Thumbprint) {
             return usage("--primary-thumbprint goes with --auth-method x509_thumbprint");
         }
-        Ok(match self.auth_method {
+        Ok(match method {
             AuthMethod::SharedPrivateKey => json!({
-                "type": "sas",
+                "type": method.kind(),
                 "symmetricKey": {
                     "primaryKey": self.primary_key.unwrap_or_default(),
                     "secondaryKey": self.secondary_key.unwrap_or_default(),
                 },
             }),
             AuthMethod::Thumbprint => json!({
-                "type": "selfSigned",
+                "type": method.kind(),
                 "x509Thumbprint": {
                     "primaryThumbprint": self.primary_thumbprint,
                     "secondaryThumbprint": self.secondary_thumbprint,
                 },
             }),
-            AuthMethod::Ca => json!({ "type": "certificateAuthority" }),
+            AuthMethod::Ca => json!({ "type": method.kind() }),
         })
+    }
+}
+
+impl AuthMethod {
+    /// `authentication.type` of the REST API.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::SharedPrivateKey => "sas",
+            Self::Thumbprint => "selfSigned",
+            Self::Ca => "certificateAuthority",
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use dunlin_auth::ConnectionString;
+use dunlin_auth::connection_string::Signer;
+use dunlin_auth::{ConnectionString, Key};
 
 use super::default_data;
 use super::failure::Failure;
@@ -76,6 +77,31 @@ impl LoginArgs {
                 path.display()
             ))
         })
+    }
+
+    /// After a key of the policy `name` was renewed: if it is the one by which the commands of this
+    /// machine log in, its hub's file is given the primary key of now. Returns that file.
+    pub(super) fn follow(&self, name: &str, primary: &str) -> Result<Option<PathBuf>, Failure> {
+        if self.login.as_ref().is_some_and(|text| !text.is_empty()) {
+            return Ok(None);
+        }
+        let mut file = self.file()?;
+        let login = parse(&file.owner_connection_string)?;
+        if !matches!(&login.signer, Signer::Policy(owner) if owner.eq_ignore_ascii_case(name)) {
+            return Ok(None);
+        }
+        let key = Key::from_base64(primary).map_err(|error| Failure::Refused(error.message))?;
+        file.owner_connection_string = ConnectionString { key, ..login }.to_string();
+        let path = HubFile::path(&self.data);
+        let written = file.write(&self.data).with_context(|| {
+            format!(
+                "the key is renewed, but {} still holds the old one: start the hub again, which \
+                 writes it anew",
+                path.display()
+            )
+        });
+        written?;
+        Ok(Some(path))
     }
 
     fn local(&self) -> Result<Client, Failure> {

@@ -121,7 +121,7 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
                 "deviceId": module.device.device_id,
                 "moduleId": module.module_id,
                 "managedBy": managed_by,
-                "authentication": auth.body()?,
+                "authentication": auth.of_new()?,
             });
             let made = module.client()?.device_put(id.as_str(), &body, None).await?;
             identity::created(&id, &made, json)

@@ -33,13 +33,48 @@ pub(super) fn printable(text: &str) -> String {
 
 /// Columns as wide as they must be.
 pub(super) fn table(rows: &[Vec<String>]) -> Result<(), Failure> {
-    let columns = rows.first().map_or(0, Vec::len);
-    let widths: Vec<usize> = (0..columns)
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
-    for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        line(printable(&cells.collect::<Vec<_>>().join("  ")).trim_end())?;
+    Table::default().rows(rows)
+}
+
+/// A table that is printed part by part: columns grow when they must.
+#[derive(Default)]
+pub(super) struct Table {
+    widths: Vec<usize>,
+}
+
+impl Table {
+    pub(super) fn rows(&mut self, rows: &[Vec<String>]) -> Result<(), Failure> {
+        let columns = rows.first().map_or(0, Vec::len);
+        self.widths.resize(columns.max(self.widths.len()), 0);
+        for (column, width) in self.widths.iter_mut().enumerate() {
+            let cells = rows.iter().filter_map(|row| row.get(column));
+            *width = cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(*width);
+        }
+        for row in rows {
+            let cells = row.iter().zip(&self.widths).map(|(cell, width)| format!("{cell:width$}"));
+            line(printable(&cells.collect::<Vec<_>>().join("  ")).trim_end())?;
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// A JSON array that is printed part by part.
+#[derive(Default)]
+pub(super) struct Array {
+    begun: bool,
+}
+
+impl Array {
+    pub(super) fn items(&mut self, items: &Value) -> Result<(), Failure> {
+        for item in items.as_array().into_iter().flatten() {
+            let before = if self.begun { "," } else { "[\n" };
+            line(&format!("{before}{item:#}"))?;
+            self.begun = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(self) -> Result<(), Failure> {
+        line(if self.begun { "]" } else { "[]" })
+    }
 }

@@ -136,11 +136,21 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
                 Renewal::Swap => ("swap", "primary and secondary key have changed places"),
             };
             let renewed = policy.login.client()?.policy_renew_key(&policy.name, key).await?;
+            // Before anything is printed: who reads it may have gone.
+            let followed =
+                policy.login.follow(text(&renewed, "/name"), text(&renewed, "/primaryKey"));
             if json {
-                return output::json(&renewed);
+                output::json(&renewed)?;
+            } else {
+                line(&format!("{}: {done}", policy.name))?;
+                said(&policy.name)?;
             }
-            line(&format!("{}: {done}", policy.name))?;
-            said(&policy.name)
+            match followed? {
+                Some(file) if !json => {
+                    line(&format!("{} holds its new primary key", file.display()))
+                }
+                _ => Ok(()),
+            }
         }
         Command::Delete { policy } => {
             policy.login.client()?.policy_delete(&policy.name).await?;

@@ -8,6 +8,7 @@ use dunlin_auth::connection_string::Signer;
 use dunlin_auth::{ConnectionString, sas};
 use dunlin_runtime::clock::unix_seconds;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::HeaderValue;
 use reqwest::{Certificate, ClientBuilder, Method, RequestBuilder, Response};
 use serde_json::Value;
 
@@ -16,6 +17,7 @@ mod events;
 pub use events::{Event, EventStream};
 
 const API_VERSION: &str = "2021-04-12";
+const CONTINUATION: &str = "x-ms-continuation";
 const POLICIES: &str = "/dunlin/v1/policies";
 const TOKEN_SECONDS: u64 = 3_600;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +38,16 @@ pub enum ClientError {
     #[error("the connection string must be a policy's (SharedAccessKeyName=…), not a device's")]
     NotAPolicy,
 }
+
+/// A page of a list.
+pub struct Page {
+    pub devices: Value,
+    /// How to go on; none: that was all.
+    pub next: Option<Continuation>,
+}
+
+/// What a page is answered with when there is another one.
+pub struct Continuation(HeaderValue);
 
 /// Speaks to one hub as one policy.
 #[derive(Clone)]
@@ -93,6 +105,10 @@ impl Client {
     /// Sends a request and reads its answer: the JSON, or null where there is none.
     pub async fn call(&self, request: RequestBuilder) -> Result<Value, ClientError> {
         let response = self.accept(request).await?;
+        self.read(response).await
+    }
+
+    async fn read(&self, response: Response) -> Result<Value, ClientError> {
         let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         if body.is_empty() {
             return Ok(Value::Null);
@@ -109,9 +125,25 @@ impl Client {
         self.call(self.api(Method::GET, &identity_path(id))).await
     }
 
-    pub async fn device_list(&self, top: u32) -> Result<Value, ClientError> {
+    /// The first devices, at most a page of them.
+    pub async fn device_list(&self, top: usize) -> Result<Value, ClientError> {
+        Ok(self.device_page(top, None).await?.devices)
+    }
+
+    /// Up to `top` devices, at most a page of them, behind the page that ended with `after`.
+    pub async fn device_page(
+        &self,
+        top: usize,
+        after: Option<&Continuation>,
+    ) -> Result<Page, ClientError> {
         let path = format!("/devices?top={top}&api-version={API_VERSION}");
-        self.call(self.request(Method::GET, &path)).await
+        let mut request = self.request(Method::GET, &path);
+        if let Some(Continuation(token)) = after {
+            request = request.header(CONTINUATION, token);
+        }
+        let response = self.accept(request).await?;
+        let next = response.headers().get(CONTINUATION).cloned().map(Continuation);
+        Ok(Page { devices: self.read(response).await?, next })
     }
 
     pub async fn module_list(&self, device: &str) -> Result<Value, ClientError> {

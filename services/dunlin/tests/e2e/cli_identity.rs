@@ -3,10 +3,14 @@
 use std::path::Path;
 
 use dunlin_auth::{ConnectionString, SasToken};
-use serde_json::Value;
+use dunlin_storage::DeviceStore;
+use dunlin_storage::device_store::{IdentityWrite, SqliteDeviceStore};
+use dunlin_storage::sqlite::DataFolder;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cli::{Up, ask, bad, dunlin, good};
+use crate::registry_scale;
 
 /// What a command prints as JSON.
 #[track_caller]
@@ -18,6 +22,17 @@ fn told(data: &Path, arguments: &[&str]) -> Value {
 fn keys(shown: &Value) -> [String; 2] {
     let keys = shown.pointer("/authentication/symmetricKey").unwrap_or(shown);
     ["primaryKey", "secondaryKey"].map(|name| keys[name].as_str().expect("a key").to_owned())
+}
+
+fn hub_file(data: &Path) -> Value {
+    let file = std::fs::read(data.join("hub.json")).expect("hub.json");
+    serde_json::from_slice(&file).expect("JSON")
+}
+
+/// By whom the commands of this machine log in.
+fn owner(file: &Value) -> ConnectionString {
+    let text = file["owner_connection_string"].as_str().expect("a string");
+    ConnectionString::parse(text).expect("a connection string")
 }
 
 #[test]
@@ -62,6 +77,109 @@ fn keys_are_renewed_and_change_places() {
     assert_eq!(edge["capabilities"]["iotEdge"], true);
     good(&ask(data, &["device", "create", "-d", "a", "--auth-method", "x509_ca"]));
     bad(&ask(data, &["device", "connection-string", "-d", "a"]), 2, "certificateAuthority");
+}
+
+#[test]
+fn devices_are_updated_from_the_command_line() {
+    let folder = TempDir::new().expect("a folder");
+    let data = folder.path();
+    let _hub = Up::start(data, &[]);
+    let update = |more: &[&str]| ask(data, &[&["device", "update", "-d", "d"], more].concat());
+    let updated = |more: &[&str]| -> Value {
+        serde_json::from_str(&good(&update(&[more, &["--json"]].concat()))).expect("JSON")
+    };
+    good(&ask(data, &["device", "create", "-d", "d"]));
+    let made = told(data, &["device", "show", "-d", "d"]);
+    bad(&update(&[]), 2, "--auth-method");
+    let off = updated(&["--status", "disabled", "--status-reason", "why"]);
+    assert_eq!((&off["status"], &off["statusReason"]), (&"disabled".into(), &"why".into()));
+    assert_eq!(keys(&off), keys(&made));
+    for (flags, edge) in [
+        (&["--edge-enabled"][..], true),
+        (&["--edge-enabled", "false"], false),
+        (&["--ee", "true"], true),
+    ] {
+        assert_eq!(updated(flags)["capabilities"]["iotEdge"], edge, "{flags:?}");
+    }
+    let new = ["cHJpbWFyeSBwcmltYXJ5IQ==", "c2Vjb25kYXJ5IHNlY29uZGFyeSE="];
+    let given = updated(&["--primary-key", new[0], "--secondary-key", new[1]]);
+    assert_eq!(keys(&given), new);
+    assert_eq!(given["status"], "disabled", "what is not given stays");
+    assert_eq!(keys(&updated(&["--auth-method", "shared_private_key"])), new);
+    bad(&update(&["--primary-key", new[0]]), 2, "--secondary-key");
+
+    let [first, second, third] = ["a1", "b2", "c3"].map(|two| two.repeat(20));
+    bad(&update(&["--primary-thumbprint", &first]), 2, "x509_thumbprint");
+    bad(&update(&["--auth-method", "x509_thumbprint"]), 2, "--primary-thumbprint");
+    let thumbprints = |shown: &Value| {
+        let pair = &shown["authentication"]["x509Thumbprint"];
+        assert_eq!(shown["authentication"]["type"], "selfSigned");
+        [pair["primaryThumbprint"].clone(), pair["secondaryThumbprint"].clone()]
+    };
+    let shown = updated(&["--am", "x509_thumbprint", "--ptp", &first, "--stp", &second]);
+    assert_eq!(thumbprints(&shown), [first.as_str(), &second]);
+    assert_eq!(thumbprints(&updated(&["--primary-thumbprint", &third])), [&*third, &second]);
+    bad(&update(&["--primary-key", new[0], "--secondary-key", new[1]]), 2, "shared_private_key");
+    let ca = updated(&["--auth-method", "x509_ca"]);
+    assert_eq!(ca["authentication"]["type"], "certificateAuthority");
+    let fresh = updated(&["--auth-method", "shared_private_key"]);
+    assert_ne!(keys(&fresh), new, "the hub made them");
+    bad(&update(&["--auth-method", "x509_ca", "--etag", "x"]), 1, "PreconditionFailed");
+}
+
+#[test]
+fn a_list_goes_on_until_its_end() {
+    let folder = TempDir::new().expect("a folder");
+    let data = folder.path();
+    let fill = async {
+        let store = SqliteDeviceStore::new(DataFolder::open(data).expect("a folder").sqlite());
+        let new = (0..2_100).map(|n| vec![IdentityWrite::Create(registry_scale::device(n))]);
+        store.identity_write(new.collect()).await.expect("written");
+    };
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(fill);
+    let _hub = Up::start(data, &[]);
+    let list = |more: &[&str]| good(&ask(data, &[&["device", "list"], more].concat()));
+    for (top, count) in [("-1", 2_100), ("1", 1), ("1000", 1_000), ("1500", 1_500), ("9999", 2_100)]
+    {
+        let want: Vec<_> = (0..count).map(registry_scale::name).collect();
+        let table = list(&["--top", top]);
+        let rows = table.lines().skip(1);
+        let ids: Vec<_> = rows.map(|row| row.split(' ').next().unwrap_or_default()).collect();
+        assert_eq!(ids, want, "{top}");
+        let listed = told(data, &["device", "list", "--json", "--top", top]);
+        let listed = listed.as_array().expect("a list").iter();
+        let ids: Vec<_> = listed.map(|one| one["deviceId"].as_str().expect("an id")).collect();
+        assert_eq!(ids, want, "{top}");
+    }
+    assert_eq!(list(&[]).lines().count(), 2_101);
+    let empty = TempDir::new().expect("a folder");
+    let _empty = Up::start(empty.path(), &[]);
+    assert_eq!(told(empty.path(), &["device", "list", "--json"]), json!([]));
+    assert_eq!(good(&ask(empty.path(), &["device", "list"])).lines().count(), 1);
+    for bad_top in ["0", "-2", "x"] {
+        bad(&ask(data, &["device", "list", "--top", bad_top]), 2, "-1 for all");
+    }
+}
+
+#[test]
+fn the_commands_of_the_machine_follow_the_owners_key() {
+    let folder = TempDir::new().expect("a folder");
+    let data = folder.path();
+    let _hub = Up::start(data, &[]);
+    let key_in_file = || owner(&hub_file(data)).key.to_base64();
+    let before = key_in_file();
+    for key in ["primary", "secondary", "swap", "primary"] {
+        let said = good(&ask(data, &["policy", "renew-key", "-n", "IotHubOwner", "--key", key]));
+        assert!(said.contains("hub.json"), "{said}");
+        let shown = told(data, &["policy", "show", "-n", "iothubowner"]);
+        assert_eq!(keys(&shown)[0], key_in_file(), "{key}");
+    }
+    assert_ne!(before, key_in_file());
+    let renewed =
+        told(data, &["policy", "renew-key", "-n", "iothubowner", "--key", "primary", "--json"]);
+    assert_eq!(keys(&renewed)[0], key_in_file());
+    let said = good(&ask(data, &["policy", "renew-key", "-n", "service", "--key", "primary"]));
+    assert!(!said.contains("hub.json"), "{said}");
 }
 
 #[test]

@@ -36,6 +36,16 @@ impl Device {
     /// Registers `d` or `d/m`.
     pub async fn create(hub: &TestHub, id: &str) -> Self {
         let made = hub.client().device_put(id, &json!({}), None).await.expect("created");
+        Self::from_json(hub, id, &made)
+    }
+
+    /// One that is registered, with its keys of now.
+    pub async fn read(hub: &TestHub, id: &str) -> Self {
+        let found = hub.client().device_get(id).await.expect("found");
+        Self::from_json(hub, id, &found)
+    }
+
+    fn from_json(hub: &TestHub, id: &str, made: &Value) -> Self {
         let key = |name: &str| {
             let text = made["authentication"]["symmetricKey"][name].as_str().expect("a key");
             Key::from_base64(text).expect("a key")

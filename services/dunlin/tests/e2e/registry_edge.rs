@@ -55,6 +55,29 @@ async fn an_edge_device_has_its_scope_and_system_modules(hub: &TestHub) {
     let cleared = json!({"deviceScope": "", "parentScopes": []});
     let cleared = call(hub, Method::PUT, "/devices/leaf", cleared).await;
     assert!(cleared.get("deviceScope").is_none() && cleared.get("parentScopes").is_none());
+    // A leaf device's one parent is its scope: the hub copies it, also where an old one is sent along.
+    let scopes = |device: &Value| (device["deviceScope"].clone(), device["parentScopes"].clone());
+    let leaf = create(hub, "leaf2", json!({"deviceScope": scope})).await;
+    assert_eq!(scopes(&leaf), (json!(scope), json!([scope])));
+    let other = "ms-azure-iot-edge://other-1";
+    for moved in [
+        json!({"deviceScope": other}),
+        json!({"deviceScope": scope, "parentScopes": null}),
+        json!({"deviceScope": other, "parentScopes": [scope]}),
+    ] {
+        let to = moved["deviceScope"].clone();
+        let leaf = call(hub, Method::PUT, "/devices/leaf2", moved).await;
+        assert_eq!(scopes(&leaf), (to.clone(), json!([to])));
+    }
+    let left = call(hub, Method::PUT, "/devices/leaf2", json!({"deviceScope": ""})).await;
+    assert_eq!(scopes(&left), (Value::Null, Value::Null));
+    // An Edge device's parents are the client's to say: its scope is its own.
+    let child = json!({"capabilities": {"iotEdge": true}, "parentScopes": [scope]});
+    let child = create(hub, "child", child).await;
+    assert_ne!(child["deviceScope"], scope);
+    assert_eq!(child["parentScopes"], json!([scope]));
+    let orphan = create(hub, "orphan", json!({"capabilities": {"iotEdge": true}})).await;
+    assert_eq!(orphan["parentScopes"], Value::Null);
     for bad in ["edge", "ms-azure-iot-edge://"] {
         let put = request(hub, Method::PUT, "/devices/bad").json(&json!({"deviceScope": bad}));
         refused(hub, bad, put, "InvalidDeviceScope").await;

@@ -117,6 +117,64 @@ async fn policies_are_managed(hub: &TestHub) {
     refused(hub, "the seventeenth", more, "IotHubQuotaExceeded").await;
 }
 
+scenario!(a_policy_is_replaced_under_its_etag);
+async fn a_policy_is_replaced_under_its_etag(hub: &TestHub) {
+    let path = &format!("{POLICIES}/mine");
+    let put = |etag: Option<&str>, body: &Value| {
+        let put = hub.client().request(Method::PUT, path).json(body);
+        if let Some(etag) = etag { put.header("if-match", etag) } else { put }
+    };
+    let read = json!({"permissions": "RegistryRead"});
+    refused(hub, "missing", put(Some("*"), &read), "GenericNotFound").await;
+    let created = send(hub, put(None, &read)).await;
+    assert_eq!(created.status().as_u16(), 201);
+    let header = created.headers()["etag"].to_str().expect("ASCII").to_owned();
+    let made: Value = created.json().await.expect("JSON");
+    let etag = made["etag"].as_str().expect("an ETag").to_owned();
+    assert_eq!(header, format!("\"{etag}\""));
+    assert_eq!(hub.client().policy_get("mine").await.expect("found"), made);
+    refused(hub, "again", put(None, &read), "GenericConflict").await;
+    refused(hub, "stale", put(Some("\"x\""), &read), "PreconditionFailed").await;
+
+    // What is left out stays.
+    let service = json!({"permissions": "ServiceConnect"});
+    let replaced = send(hub, put(Some(&header), &service)).await;
+    assert_eq!(replaced.status().as_u16(), 200);
+    let replaced: Value = replaced.json().await.expect("JSON");
+    assert_eq!(replaced["permissions"], "ServiceConnect");
+    assert_eq!(replaced["primaryKey"], made["primaryKey"]);
+    assert_ne!(replaced["etag"], made["etag"]);
+    assert!(!gets_in(&client_as(hub, &made, "primaryKey")).await, "it permits that no more");
+    refused(hub, "stale", put(Some(&etag), &read), "PreconditionFailed").await;
+    let [primary, secondary] = [Key::generate().to_base64(), Key::generate().to_base64()];
+    let keys = json!({"name": "mine", "primaryKey": primary, "secondaryKey": secondary});
+    let rekeyed = hub.client().call(put(Some("*"), &keys)).await.expect("replaced");
+    let want = json!({
+        "name": "mine", "permissions": "ServiceConnect",
+        "primaryKey": primary, "secondaryKey": secondary, "etag": rekeyed["etag"],
+    });
+    assert_eq!(rekeyed, want);
+    hub.client().call(put(Some("\"*\""), &read)).await.expect("replaced");
+    assert!(gets_in(&client_as(hub, &rekeyed, "secondaryKey")).await);
+    for (what, body, code) in [
+        ("another name", json!({"name": "other"}), "ArgumentInvalid"),
+        ("no such right", json!({"permissions": "Fly"}), "ArgumentInvalid"),
+        ("one key of two", json!({"primaryKey": primary}), "ArgumentInvalid"),
+        ("a short key", json!({"primaryKey": "AA==", "secondaryKey": "AA=="}), "ArgumentInvalid"),
+    ] {
+        refused(hub, what, put(Some("*"), &body), code).await;
+    }
+    let owner = hub.client().request(Method::PUT, &format!("{POLICIES}/iothubowner"));
+    let owner = owner.header("if-match", "*").json(&read);
+    refused(hub, "the owner", owner, "GenericForbidden").await;
+
+    let delete = |etag: &str| hub.client().request(Method::DELETE, path).header("if-match", etag);
+    refused(hub, "stale", delete(&etag), "PreconditionFailed").await;
+    let now = hub.client().policy_get("mine").await.expect("found");
+    let now = now["etag"].as_str().expect("an ETag");
+    assert_eq!(send(hub, delete(&format!("\"{now}\""))).await.status().as_u16(), 204);
+}
+
 scenario!(a_url_may_carry_a_short_lived_token);
 async fn a_url_may_carry_a_short_lived_token(hub: &TestHub) {
     const EVENTS: &str = "/dunlin/v1/events";

@@ -4,12 +4,13 @@ use dunlin::test_hub::TestHub;
 use dunlin_model::{ConnectionState, Identity, Session, Status};
 use dunlin_storage::device_store::{IdentityWrite, StoredIdentity};
 use reqwest::Method;
+use reqwest::header::HeaderValue;
 use serde_json::Value;
 
-use crate::registry::request;
+use crate::registry::{refused, request, send};
 
 /// As the registry would store it; without credentials it needs no sealing.
-fn device(number: usize) -> StoredIdentity {
+pub fn device(number: usize) -> StoredIdentity {
     StoredIdentity {
         id: Identity::device(&name(number)).expect("an id"),
         generation_id: "1".into(),
@@ -30,7 +31,7 @@ fn device(number: usize) -> StoredIdentity {
     }
 }
 
-fn name(number: usize) -> String {
+pub fn name(number: usize) -> String {
     format!("d{number:05}")
 }
 
@@ -63,6 +64,57 @@ async fn a_page_is_ordered_and_has_a_thousand_devices_at_most(hub: &TestHub) {
         let counted = request(hub, Method::GET, "/statistics/devices");
         let counted = hub.client().call(counted).await.expect("counted");
         assert_eq!(counted["totalDeviceCount"], count);
+    }
+}
+
+scenario!(pages_together_hold_every_device_once);
+async fn pages_together_hold_every_device_once(hub: &TestHub) {
+    const COUNT: usize = 3_500;
+    let new = (0..COUNT).rev().map(|n| vec![IdentityWrite::Create(device(n))]).collect();
+    let written = hub.stores().devices.identity_write(new).await.expect("written");
+    assert!(written.iter().all(Result::is_ok));
+    for (size, top, pages) in [
+        (None, "", vec![1_000, 1_000, 1_000, 500]),
+        (Some("1000"), "", vec![1_000, 1_000, 1_000, 500]),
+        (Some("1750"), "", vec![1_000, 1_000, 1_000, 500]),
+        (None, "?top=875", vec![875; 4]),
+        (Some("700"), "?top=900", vec![700; 5]),
+    ] {
+        let (mut ids, mut sizes, mut token) = (Vec::new(), Vec::new(), None::<HeaderValue>);
+        loop {
+            let mut page = request(hub, Method::GET, &format!("/devices{top}"));
+            if let Some(size) = size {
+                page = page.header("x-ms-max-item-count", size);
+            }
+            if let Some(token) = &token {
+                page = page.header("x-ms-continuation", token);
+            }
+            let response = send(hub, page).await;
+            assert_eq!(response.status().as_u16(), 200);
+            token = response.headers().get("x-ms-continuation").cloned();
+            let page: Value = response.json().await.expect("JSON");
+            let page = page.as_array().expect("a list");
+            sizes.push(page.len());
+            ids.extend(page.iter().map(|device| id(device).to_owned()));
+            if token.is_none() {
+                break;
+            }
+        }
+        assert_eq!(sizes, pages, "{size:?} {top}");
+        assert_eq!(ids, (0..COUNT).map(name).collect::<Vec<_>>(), "{size:?} {top}");
+    }
+    // A page goes on behind its place, whatever has become of the device that was there.
+    let first = hub.client().device_page(2, None).await.expect("a page");
+    hub.client().device_delete(&name(1), "*").await.expect("deleted");
+    let next = hub.client().device_page(1, first.next.as_ref()).await.expect("a page");
+    assert_eq!(id(&next.devices[0]), name(2));
+    for (what, header, value) in [
+        ("garbage", "x-ms-continuation", "garbage"),
+        ("empty", "x-ms-continuation", ""),
+        ("no number", "x-ms-max-item-count", "many"),
+    ] {
+        let page = request(hub, Method::GET, "/devices").header(header, value);
+        refused(hub, what, page, "ArgumentInvalid").await;
     }
 }
 

@@ -15,8 +15,7 @@ async fn disabling_a_device_ends_its_connections(hub: &TestHub) {
     let (door, [device, module, other]) = (Door::of(hub), three(hub).await);
     let [mut first, mut second, mut third] = enter(&door, [&device, &module, &other]).await;
     set_status(hub, "d", "disabled").await;
-    first.expect_close().await;
-    second.expect_close().await;
+    closed_at_once([&mut first, &mut second]).await;
     door.refuses(&device.connect(), 5).await;
     door.refuses(&module.connect(), 5).await;
     deliver(&mut third, &other, b"nothing happened to me").await;
@@ -29,15 +28,14 @@ async fn deleting_an_identity_ends_its_connections(hub: &TestHub) {
     let (door, [device, module, other]) = (Door::of(hub), three(hub).await);
     let [mut first, mut second, mut third] = enter(&door, [&device, &module, &other]).await;
     hub.client().device_delete("d/m", "*").await.expect("deleted");
-    second.expect_close().await;
+    closed_at_once([&mut second]).await;
     deliver(&mut first, &device, b"it was my module").await;
     door.refuses(&module.connect(), 5).await;
     // Made again under the old id it is another one, and is let in at once.
     let module = Device::create(hub, "d/m").await;
     let [mut second] = enter(&door, [&module]).await;
     hub.client().device_delete("d", "*").await.expect("deleted");
-    first.expect_close().await;
-    second.expect_close().await;
+    closed_at_once([&mut first, &mut second]).await;
     let device = Device::create(hub, "d").await;
     let module = Device::create(hub, "d/m").await;
     enter(&door, [&device, &module]).await;
@@ -56,7 +54,7 @@ async fn changing_keys_ends_the_connection(hub: &TestHub) {
         });
         let body = json!({ "authentication": { "type": "sas", "symmetricKey": keys } });
         hub.client().device_put(id, &body, Some("*")).await.expect("replaced");
-        before.expect_close().await;
+        closed_at_once([&mut before]).await;
         door.refuses(&device.connect(), 5).await;
         enter(&door, [&Device { primary, secondary, ..device.clone() }]).await;
     }
@@ -103,6 +101,38 @@ async fn a_caller_that_goes_away_does_not_stop_a_revocation(hub: &TestHub) {
         connected.expect_close().await;
         set_status(hub, "d", "enabled").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_gateway_is_told() {
+    let hub = TestHub::two_gateways().await;
+    let doors: Vec<_> = hub.mqtt_addrs().into_iter().map(|at| Door::at(&hub, at)).collect();
+    for (door, id) in [(&doors[0], "a"), (&doors[1], "b")] {
+        let device = Device::create(&hub, id).await;
+        let [mut disabled] = enter(door, [&device]).await;
+        set_status(&hub, id, "disabled").await;
+        closed_at_once([&mut disabled]).await;
+        set_status(&hub, id, "enabled").await;
+        let [mut renewed] = enter(door, [&device]).await;
+        let body = json!({"policyKey": "both", "devices": [{"id": id}]});
+        let renew = hub.client().api(reqwest::Method::POST, "/devices/keys/regenerate");
+        hub.client().call(renew.json(&body)).await.expect("renewed");
+        closed_at_once([&mut renewed]).await;
+        let [mut deleted] = enter(door, [&Device::read(&hub, id).await]).await;
+        hub.client().device_delete(id, "*").await.expect("deleted");
+        closed_at_once([&mut deleted]).await;
+    }
+    hub.stop().await;
+}
+
+/// The hub promises this time, from its answer to the change on: so it is asserted.
+async fn closed_at_once<const N: usize>(connections: [&mut Raw; N]) {
+    let closed = async {
+        for connection in connections {
+            connection.expect_close().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(1), closed).await.expect("closed within a second");
 }
 
 async fn three(hub: &TestHub) -> [Device; 3] {

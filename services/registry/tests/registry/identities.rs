@@ -63,11 +63,21 @@ async fn a_list_holds_devices_in_order_and_a_page_at_most() {
     for id in ["b", "a", "a/m", "B"] {
         hub.create(device(id)).await.expect("created");
     }
-    for (top, want) in [(0, 3), (1, 1), (2, 2), (1_000, 3), (5_000, 3), (u32::MAX, 3)] {
-        let list = code(hub.client.list_devices(v1::ListDevicesRequest { top }).await);
-        let list = list.expect("listed").identities;
-        let ids: Vec<_> = list.iter().map(|one| one.id.as_str()).collect();
-        assert_eq!(ids, ["B", "a", "b"][..want], "top={top}");
+    for (top, after, want, more) in [
+        (0, "", &["B", "a", "b"][..], false),
+        (1, "", &["B"], true),
+        (2, "", &["B", "a"], true),
+        (3, "", &["B", "a", "b"], false),
+        (5_000, "", &["B", "a", "b"], false),
+        (u32::MAX, "a", &["b"], false),
+        (1, "B", &["a"], true),
+        (1, "a", &["b"], false),
+        (1, "b", &[], false),
+    ] {
+        let request = v1::ListDevicesRequest { top, after: after.to_owned() };
+        let page = code(hub.client.list_devices(request).await).expect("listed");
+        let ids: Vec<_> = page.devices.iter().map(|one| one.id.as_str()).collect();
+        assert_eq!((ids.as_slice(), page.more), (want, more), "top={top} after={after:?}");
     }
 }
 

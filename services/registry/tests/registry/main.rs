@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 mod access;
 mod identities;
 mod policies;
+mod revocation;
 
 const HOST: &str = "hub.localhost";
 

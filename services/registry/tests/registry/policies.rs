@@ -43,7 +43,10 @@ async fn changes_of_two_processes_are_both_kept() {
         a.and(b).expect("both created");
     }
     // Whoever changes something reads first: then it has seen everything.
-    other.delete_policy(v1::DeletePolicyRequest { name: "a0".into() }).await.expect("deleted");
+    other
+        .delete_policy(v1::DeletePolicyRequest { name: "a0".into(), if_match: None })
+        .await
+        .expect("deleted");
     let listed = code(other.list_policies(v1::ListPoliciesRequest {}).await).expect("listed");
     assert_eq!(listed.policies.len(), 5 + 10 - 1);
 }

@@ -76,7 +76,7 @@ pub async fn writes_leave_the_connection_alone(store: Store) {
     let stored = store.identity_replace(device, IfMatch::Any).await.expect("replace");
     assert_eq!(stored.connection.updated, 1);
     assert_eq!(state(&store, "d").await, (true, 1, 2));
-    assert_eq!(store.device_list(1).await.expect("list"), [stored]);
+    assert_eq!(store.device_list("", 1).await.expect("list"), [stored]);
 }
 
 pub async fn the_newest_session_is_kept(store: Store) {

@@ -26,10 +26,14 @@ pub(super) fn find(db: &Connection, id: &Identity) -> Result<Option<StoredIdenti
     rows.query_row(key, |row| Ok(from_row(row))).optional()?.transpose()
 }
 
-pub(super) fn devices(db: &Connection, top: i64) -> Result<Vec<StoredIdentity>, StoreError> {
-    let sql = select!("WHERE i.module_id = '' ORDER BY i.device_id LIMIT ?1");
+pub(super) fn devices(
+    db: &Connection,
+    after: &str,
+    top: i64,
+) -> Result<Vec<StoredIdentity>, StoreError> {
+    let sql = select!("WHERE i.module_id = '' AND i.device_id > ?1 ORDER BY i.device_id LIMIT ?2");
     let mut rows = db.prepare_cached(sql)?;
-    rows.query_and_then([top], from_row)?.collect()
+    rows.query_and_then(params![after, top], from_row)?.collect()
 }
 
 pub(super) fn modules(db: &Connection, device: &str) -> Result<Vec<StoredIdentity>, StoreError> {
