@@ -55,8 +55,10 @@ codes! {
     ThrottlingException = 429_001,
     ServerError = 500_001,
     GenericTimeout = 500_008,
+    InvalidResponseWhileProxying = 502_101,
     ServiceUnavailable = 503_001,
     ServerBusy = 503_005,
+    GatewayTimeout = 504_101,
 }
 
 impl ErrorCode {
@@ -74,7 +76,8 @@ impl ErrorCode {
 
     /// Whether the same request may succeed later without anybody changing anything.
     pub fn retryable(self) -> bool {
-        matches!(self.http_status(), 429 | 500..)
+        // A device that answers nonsense will do so again.
+        self != Self::InvalidResponseWhileProxying && matches!(self.http_status(), 429 | 500..)
     }
 }
 
@@ -120,7 +123,9 @@ mod tests {
     fn only_passing_faults_are_retryable() {
         assert!(ErrorCode::ServiceUnavailable.retryable());
         assert!(ErrorCode::ThrottlingException.retryable());
+        assert!(ErrorCode::GatewayTimeout.retryable());
         assert!(!ErrorCode::IotHubUnauthorized.retryable());
         assert!(!ErrorCode::PreconditionFailed.retryable());
+        assert!(!ErrorCode::InvalidResponseWhileProxying.retryable());
     }
 }

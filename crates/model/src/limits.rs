@@ -41,3 +41,22 @@ pub const SCOPE_BYTES: usize = 256;
 
 /// `parentScopes` of a device: our own; IoT Hub has one parent a device.
 pub const PARENT_SCOPES: usize = 4;
+
+/// The payload of a direct method and that of its answer, in bytes (direct methods documentation:
+/// 128 KB each way; 8 KB in 2017).
+pub const METHOD_PAYLOAD_BYTES: usize = 131_072;
+
+/// The name of a direct method, in characters: our own, as long as an id.
+pub const METHOD_NAME_CHARS: usize = 128;
+
+/// `responseTimeoutInSeconds` of a direct method (direct methods documentation).
+pub const METHOD_RESPONSE_SECONDS: std::ops::RangeInclusive<u32> = 5..=300;
+
+/// How far a setting may raise the longest of them: what the documentation of 2017 allowed.
+pub const METHOD_RESPONSE_SECONDS_RAISED: u32 = 3_600;
+
+/// Where a call names none (direct methods documentation).
+pub const METHOD_RESPONSE_SECONDS_DEFAULT: u32 = 30;
+
+/// `connectTimeoutInSeconds` of a direct method (direct methods documentation).
+pub const METHOD_CONNECT_SECONDS: std::ops::RangeInclusive<u32> = 0..=300;

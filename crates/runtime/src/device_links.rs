@@ -11,6 +11,7 @@ use dunlin_proto::v1::invoke_response::Outcome;
 use dunlin_proto::v1::{DisconnectRequest, InvokeRequest, MethodAnswer, NotifyDesiredRequest};
 use dunlin_storage::Presence;
 use dunlin_storage::presence::Holder;
+use tonic::Code;
 
 use crate::{Mesh, MeshChannel};
 
@@ -30,6 +31,8 @@ pub enum Invoked {
     NotConnected,
     /// It is, but takes no methods.
     NotSubscribed,
+    /// It was called, and has not answered in time.
+    Unanswered,
     Answered {
         status: i32,
         /// As the device sent it.
@@ -100,8 +103,13 @@ impl DeviceLinks {
                 method: method.to_owned(),
                 payload: payload.to_vec(),
             };
-            let answer = self.client(&holder, deadline)?.invoke(request).await;
-            match answer.map_err(|status| from_status(&status))?.into_inner().outcome {
+            let answer = match self.client(&holder, deadline)?.invoke(request).await {
+                Err(status) if status.code() == Code::DeadlineExceeded => {
+                    return Ok(Invoked::Unanswered);
+                }
+                answer => answer.map_err(|status| from_status(&status))?,
+            };
+            match answer.into_inner().outcome {
                 Some(Outcome::Answer(MethodAnswer { status, payload })) => {
                     return Ok(Invoked::Answered { status, payload });
                 }
@@ -147,3 +155,6 @@ impl DeviceLinks {
         Ok(DeviceLinkClient::new(channel.with_deadline(deadline)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,38 +1,62 @@
-//! Direct methods: find the gateway that holds the device, call, wait. Nothing is kept.
+//! Direct methods: check the call, find the gateway that holds the device, call, wait. Nothing is
+//! kept (docs/methods.md).
 
-use dunlin_proto::v1;
-use dunlin_proto::v1::methods_server::{Methods, MethodsServer};
+use std::time::Duration;
+
+use dunlin_model::limits;
+use dunlin_proto::v1::methods_server::MethodsServer;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_runtime::mesh::MeshError;
-use dunlin_runtime::{Component, DeviceLinks, Mesh, MeshChannel, Role};
+use dunlin_runtime::{Component, DeviceLinks, Mesh, Role};
+use serde::{Deserialize, Serialize};
 use tonic::server::NamedService;
-use tonic::{Request, Response, Status};
+
+mod call;
+mod service;
+
+/// Less than the shortest call may take, so that the caller hears of it.
+const REGISTRY_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Direct methods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The longest `responseTimeoutInSeconds` a call may have: 300, as IoT Hub has it, to 3600.
+    pub max_response_seconds: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_response_seconds: *limits::METHOD_RESPONSE_SECONDS.end() }
+    }
+}
 
 /// What methods need of their surroundings.
 pub struct Context {
+    pub config: Config,
     pub mesh: Mesh,
     pub links: DeviceLinks,
 }
 
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("the methods role cannot reach the registry")]
+    Registry(#[from] MeshError),
+    #[error("methods.max_response_seconds is {0}; it may be 300 to 3600")]
+    MaxResponse(u32),
+}
+
 /// Builds the role.
-pub fn build(context: Context) -> Result<Component, MeshError> {
-    let registry = RegistryClient::new(context.mesh.channel(Role::Registry)?);
-    let path = format!("/{}/{{*rest}}", MethodsServer::<Service>::NAME);
-    let server = MethodsServer::new(Service { _registry: registry, _links: context.links });
-    Ok(Component::passive(Role::Methods, axum::Router::new().route_service(&path, server)))
-}
-
-struct Service {
-    _registry: RegistryClient<MeshChannel>,
-    _links: DeviceLinks,
-}
-
-#[tonic::async_trait]
-impl Methods for Service {
-    async fn invoke_method(
-        &self,
-        _: Request<v1::InvokeMethodRequest>,
-    ) -> Result<Response<v1::InvokeMethodResponse>, Status> {
-        Err(Status::unimplemented("methods"))
+pub fn build(context: Context) -> Result<Component, BuildError> {
+    let Context { config, mesh, links } = context;
+    let longest = config.max_response_seconds;
+    let shortest = *limits::METHOD_RESPONSE_SECONDS.end();
+    if !(shortest..=limits::METHOD_RESPONSE_SECONDS_RAISED).contains(&longest) {
+        return Err(BuildError::MaxResponse(longest));
     }
+    let registry = mesh.channel(Role::Registry)?.with_deadline(REGISTRY_DEADLINE);
+    let registry = RegistryClient::new(registry);
+    let path = format!("/{}/{{*rest}}", MethodsServer::<service::Service>::NAME);
+    let server = MethodsServer::new(service::Service { registry, links, longest });
+    Ok(Component::passive(Role::Methods, axum::Router::new().route_service(&path, server)))
 }

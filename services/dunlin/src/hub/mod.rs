@@ -100,6 +100,7 @@ impl Hub {
                     links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
                 }),
                 Role::Methods => dunlin_methods::build(dunlin_methods::Context {
+                    config: config.methods.clone(),
                     mesh: mesh.clone(),
                     links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
                 })?,

@@ -1,0 +1,91 @@
+//! The gRPC face of methods, and the two waits of a call: for the device, and for its answer.
+
+use std::time::Duration;
+
+use dunlin_model::{ErrorCode, HubError, Identity};
+use dunlin_proto::status::{from_status, to_status};
+use dunlin_proto::v1;
+use dunlin_proto::v1::methods_server::Methods;
+use dunlin_proto::v1::registry_client::RegistryClient;
+use dunlin_runtime::{DeviceLinks, Invoked, MeshChannel};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::call::{self, Call};
+
+/// Between two looks for a device that is waited for.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How much earlier than the caller gives up he is told: Node's HTTP timeout is exactly the sum of
+/// the two timeouts, and the answer has a way to go.
+const AHEAD: Duration = Duration::from_millis(500);
+
+pub(crate) struct Service {
+    pub registry: RegistryClient<MeshChannel>,
+    pub links: DeviceLinks,
+    /// The response timeout that is allowed at most, in seconds.
+    pub longest: u32,
+}
+
+#[tonic::async_trait]
+impl Methods for Service {
+    /// Nothing of it is spawned: dropped with its caller, it cancels the call at the gateway.
+    async fn invoke_method(
+        &self,
+        request: Request<v1::InvokeMethodRequest>,
+    ) -> Result<Response<v1::InvokeMethodResponse>, Status> {
+        let arrival = Instant::now();
+        let invoke =
+            async { self.invoke(Call::read(request.into_inner(), self.longest)?, arrival).await };
+        invoke.await.map(Response::new).map_err(to_status)
+    }
+}
+
+impl Service {
+    async fn invoke(
+        &self,
+        call: Call,
+        arrival: Instant,
+    ) -> Result<v1::InvokeMethodResponse, HubError> {
+        let Call { id, method, payload, response, connect } = call;
+        let connected_until = arrival + connect;
+        let answered_until = connected_until + response - AHEAD;
+        let mut known = false;
+        loop {
+            let left = answered_until.saturating_duration_since(Instant::now());
+            let invoked = self.links.invoke(&id, &method, payload.as_bytes(), response.min(left));
+            match invoked.await? {
+                Invoked::Answered { status, payload } => return call::answer(status, payload),
+                Invoked::Unanswered => return Err(unanswered()),
+                Invoked::NotConnected | Invoked::NotSubscribed => {}
+            }
+            // Nobody waits for a device that does not exist; one that is there needs no asking.
+            if !known {
+                self.must_exist(&id).await?;
+                known = true;
+            }
+            let now = Instant::now();
+            if now >= connected_until {
+                return Err(not_online());
+            }
+            tokio::time::sleep_until(connected_until.min(now + LOOK)).await;
+        }
+    }
+
+    async fn must_exist(&self, id: &Identity) -> Result<(), HubError> {
+        let request = v1::GetIdentityRequest { id: id.as_str().to_owned() };
+        let found = self.registry.clone().get_identity(request).await;
+        found.map(drop).map_err(|status| from_status(&status))
+    }
+}
+
+// The texts of IoT Hub, by which some clients tell them.
+
+fn unanswered() -> HubError {
+    let message = "Timed out waiting for the response from device.";
+    HubError::new(ErrorCode::GatewayTimeout, message)
+}
+
+fn not_online() -> HubError {
+    HubError::new(ErrorCode::DeviceNotOnline, "Timed out waiting for device to connect.")
+}
