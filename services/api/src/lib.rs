@@ -7,7 +7,9 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::any;
 use dunlin_auth::Permissions;
+use dunlin_proto::v1::methods_client::MethodsClient;
 use dunlin_proto::v1::registry_client::RegistryClient;
+use dunlin_proto::v1::twins_client::TwinsClient;
 use dunlin_runtime::mesh::MeshError;
 use dunlin_runtime::{Component, Health, Mesh, Role, Shutdown};
 use dunlin_storage::EventLog;
@@ -16,10 +18,14 @@ use guard::Guard;
 
 mod body;
 mod error;
+mod etag;
 mod events;
 mod guard;
 mod identity;
+mod methods;
+mod named;
 mod policies;
+mod twins;
 
 /// What reads bytes of strangers, for `fuzz/`.
 #[doc(hidden)]
@@ -46,20 +52,23 @@ pub struct Context {
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("the api role cannot reach the registry")]
-    Registry(#[from] MeshError),
+    #[error("the api role cannot reach another")]
+    Mesh(#[from] MeshError),
 }
 
 /// Builds the role.
 pub fn build(context: Context) -> Result<Component, BuildError> {
     let registry = RegistryClient::new(context.mesh.channel(Role::Registry)?);
+    let twins = twins::router(TwinsClient::new(context.mesh.channel(Role::Twins)?));
+    let methods = context.mesh.channel(Role::Methods)?.with_deadline(methods::DEADLINE);
+    let twins = twins.merge(methods::router(MethodsClient::new(methods)));
     let streams = Shutdown::new();
     let events = events::Events { log: context.events, shutdown: streams.clone() };
     let health = Health::new(Role::Api.name());
     health.set_ready(true);
     Ok(Component {
         role: Role::Api,
-        routes: router(registry, events),
+        routes: router(registry, twins, events),
         health,
         run: Box::new(|shutdown| {
             Box::pin(async move {
@@ -71,13 +80,22 @@ pub fn build(context: Context) -> Result<Component, BuildError> {
     })
 }
 
-fn router(registry: RegistryClient<dunlin_runtime::MeshChannel>, events: events::Events) -> Router {
+fn router(
+    registry: RegistryClient<dunlin_runtime::MeshChannel>,
+    twins: Router,
+    events: events::Events,
+) -> Router {
     let identities = Guard {
         registry: registry.clone(),
         read: Permissions::REGISTRY_READ,
         write: Permissions::REGISTRY_WRITE,
         versioned: true,
         by_query: false,
+    };
+    let serving = Guard {
+        read: Permissions::SERVICE_CONNECT,
+        write: Permissions::SERVICE_CONNECT,
+        ..identities.clone()
     };
     let monitoring = Guard {
         registry: registry.clone(),
@@ -98,6 +116,7 @@ fn router(registry: RegistryClient<dunlin_runtime::MeshChannel>, events: events:
         policies::router(registry.clone()).route_layer(from_fn_with_state(managing, guard::check));
     let rest = identity::router(registry)
         .route_layer(from_fn_with_state(identities, guard::check))
+        .merge(twins.route_layer(from_fn_with_state(serving, guard::check)))
         .merge(policies)
         .merge(tokens)
         .merge(events::router(events).route_layer(from_fn_with_state(monitoring, guard::check)))

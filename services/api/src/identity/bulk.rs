@@ -9,10 +9,10 @@ use dunlin_runtime::MeshChannel;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::etag;
 use super::json::Body;
 use crate::body::{object, objects};
 use crate::error::{ApiError, JSON};
+use crate::etag;
 
 type Registry = RegistryClient<MeshChannel>;
 

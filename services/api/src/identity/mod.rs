@@ -1,10 +1,10 @@
 //! `/devices` and `/devices/{id}/modules`: the identity registry over REST.
 
 mod bulk;
-mod etag;
 mod json;
 mod routes;
 
+pub(crate) use json::{Capabilities, X509Thumbprint, time};
 pub(crate) use routes::router;
 
 /// Reads the body of a PUT as the routes do; whether it would be handed to the registry.

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use dunlin_model::{DeviceIdentity, ErrorCode, HubError, Identity};
@@ -14,10 +14,10 @@ use dunlin_runtime::MeshChannel;
 use serde::Serialize;
 
 use super::bulk;
-use super::etag::{Condition, condition};
 use super::json::{Body, Shown};
 use crate::body::object;
 use crate::error::{ApiError, JSON};
+use crate::etag::{self, Condition, condition};
 use crate::guard::query;
 
 type Registry = State<RegistryClient<MeshChannel>>;
@@ -160,11 +160,9 @@ async fn delete_one(State(mut registry): Registry, id: Identity, headers: &Heade
 
 fn one(wire: v1::Identity) -> Answer {
     let identity = DeviceIdentity::try_from(wire).map_err(broken)?;
-    let etag = HeaderValue::from_str(&format!("\"{}\"", identity.etag)).ok();
+    let etag = etag::header(&identity.etag);
     let mut response = json(&Shown::from(identity))?;
-    if let Some(etag) = etag {
-        response.headers_mut().insert(header::ETAG, etag);
-    }
+    response.headers_mut().extend(etag);
     Ok(response)
 }
 

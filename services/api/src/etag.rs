@@ -1,19 +1,19 @@
 //! `If-Match` in, `ETag` out. SDKs quote, or do not; a star may be quoted too.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use dunlin_model::ErrorCode;
 
 use crate::error::ApiError;
 
 /// What a call is made to depend on.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Condition {
+pub(crate) enum Condition {
     Absent,
     Any,
     Etag(String),
 }
 
-pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, ApiError> {
+pub(crate) fn condition(headers: &HeaderMap) -> Result<Condition, ApiError> {
     let Some(value) = headers.get(header::IF_MATCH) else { return Ok(Condition::Absent) };
     let text = value
         .to_str()
@@ -23,7 +23,7 @@ pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, ApiError> {
 }
 
 /// An ETag without what may stand around it.
-pub(super) fn bare(text: &str) -> &str {
+pub(crate) fn bare(text: &str) -> &str {
     let text = text.trim();
     // An unquoted ETag may itself begin like that.
     let weak = text.strip_prefix("W/").filter(|quoted| quoted.starts_with('"'));
@@ -31,9 +31,14 @@ pub(super) fn bare(text: &str) -> &str {
     text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text)
 }
 
+/// For the answer that shows what has this ETag.
+pub(crate) fn header(etag: &str) -> Option<(HeaderName, HeaderValue)> {
+    Some((header::ETAG, HeaderValue::from_str(&format!("\"{etag}\"")).ok()?))
+}
+
 impl Condition {
     /// For the registry, where no ETag means any.
-    pub(super) fn into_wire(self) -> Option<String> {
+    pub(crate) fn into_wire(self) -> Option<String> {
         match self {
             Self::Absent | Self::Any => None,
             Self::Etag(etag) => Some(etag),
