@@ -1,5 +1,6 @@
 //! Request bodies: JSON objects that are objects all the way down.
 
+use serde::Deserialize;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::{Error, Value};
 
@@ -24,6 +25,15 @@ pub(crate) fn objects<T: DeserializeOwned>(body: &[u8]) -> Result<Vec<T>, Error>
     serde_json::from_slice(body)
 }
 
+/// Reads an object of which some members stay as they were written (`&RawValue`).
+pub(crate) fn members<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Error::custom("expected an object"));
+    }
+    // Of what it skips, serde would not look whether it is UTF-8.
+    serde_json::from_str(str::from_utf8(body).map_err(Error::custom)?)
+}
+
 fn check(value: &Value) -> Result<(), Error> {
     let Value::Object(members) = value else { return Err(Error::custom("expected an object")) };
     for (name, member) in members {
@@ -39,8 +49,6 @@ fn check(value: &Value) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
 
     #[derive(Debug, Default, PartialEq, Deserialize)]

@@ -6,9 +6,11 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn;
 use axum::routing::any;
+use dunlin_proto::v1::methods_client::MethodsClient;
 use dunlin_proto::v1::registry_client::RegistryClient;
+use dunlin_proto::v1::twins_client::TwinsClient;
 use dunlin_runtime::mesh::MeshError;
-use dunlin_runtime::{Component, Health, Mesh, Role, Shutdown};
+use dunlin_runtime::{Component, Health, Mesh, MeshChannel, Role, Shutdown};
 use dunlin_storage::EventLog;
 
 mod body;
@@ -17,8 +19,11 @@ mod etag;
 mod events;
 mod guard;
 mod identity;
+mod methods;
+mod named;
 mod policies;
 mod routes;
+mod twins;
 
 pub use routes::{Row, TABLE};
 
@@ -52,20 +57,23 @@ pub struct Context {
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("the api role cannot reach the registry")]
-    Registry(#[from] MeshError),
+    #[error("the api role cannot reach another")]
+    Mesh(#[from] MeshError),
 }
 
 /// Builds the role.
 pub fn build(context: Context) -> Result<Component, BuildError> {
     let registry = RegistryClient::new(context.mesh.channel(Role::Registry)?);
+    let twins = TwinsClient::new(context.mesh.channel(Role::Twins)?);
+    let methods = context.mesh.channel(Role::Methods)?.with_deadline(methods::DEADLINE);
+    let methods = MethodsClient::new(methods);
     let streams = Shutdown::new();
     let events = events::Events { log: context.events, shutdown: streams.clone() };
     let health = Health::new(Role::Api.name());
     health.set_ready(true);
     Ok(Component {
         role: Role::Api,
-        routes: router(registry, events),
+        routes: router(registry, twins, methods, events),
         health,
         run: Box::new(|shutdown| {
             Box::pin(async move {
@@ -77,8 +85,15 @@ pub fn build(context: Context) -> Result<Component, BuildError> {
     })
 }
 
-fn router(registry: RegistryClient<dunlin_runtime::MeshChannel>, events: events::Events) -> Router {
+fn router(
+    registry: RegistryClient<MeshChannel>,
+    twins: TwinsClient<MeshChannel>,
+    methods: MethodsClient<MeshChannel>,
+    events: events::Events,
+) -> Router {
     let rest = identity::routes(registry.clone())
+        .merge(twins::routes(registry.clone(), twins))
+        .merge(methods::routes(registry.clone(), methods))
         .merge(policies::routes(registry.clone()))
         .merge(events::token::routes(registry.clone()))
         .merge(events::routes(registry, events))

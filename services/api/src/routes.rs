@@ -24,7 +24,7 @@ const ALL: Permissions = Permissions::ALL;
 pub type Row = (Method, &'static str, Permissions);
 
 /// Every route of the REST API.
-pub static TABLE: [Row; 23] = [
+pub static TABLE: [Row; 31] = [
     (Method::GET, "/devices", READ),
     (Method::POST, "/devices", WRITE),
     (Method::GET, "/devices/", READ),
@@ -40,6 +40,14 @@ pub static TABLE: [Row; 23] = [
     (Method::DELETE, "/devices/{id}/modules/{module}", WRITE),
     (Method::GET, "/statistics/devices", READ),
     (Method::GET, "/statistics/service", READ),
+    (Method::GET, "/twins/{id}", SERVICE),
+    (Method::PATCH, "/twins/{id}", SERVICE),
+    (Method::PUT, "/twins/{id}", SERVICE),
+    (Method::GET, "/twins/{id}/modules/{module}", SERVICE),
+    (Method::PATCH, "/twins/{id}/modules/{module}", SERVICE),
+    (Method::PUT, "/twins/{id}/modules/{module}", SERVICE),
+    (Method::POST, "/twins/{id}/methods", SERVICE),
+    (Method::POST, "/twins/{id}/modules/{module}/methods", SERVICE),
     (Method::GET, "/dunlin/v1/events", SERVICE),
     (Method::POST, "/dunlin/v1/events/token", SERVICE),
     (Method::GET, "/dunlin/v1/policies", ALL),

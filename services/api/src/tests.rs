@@ -13,7 +13,13 @@ use super::*;
 
 /// The API beside a gRPC service, as roles are merged in one process.
 fn merged() -> Router {
-    let config = mesh::Config { registry: "http://127.0.0.1:1".into(), ..Default::default() };
+    let away = || "http://127.0.0.1:1".to_owned();
+    let config = mesh::Config {
+        registry: away(),
+        twins: away(),
+        methods: away(),
+        ..mesh::Config::default()
+    };
     api(Mesh::new(config, &[Role::Api], Handle::current()))
         .merge(Router::new().route("/dunlin.v1.Registry/{*rest}", post(|| async {})))
 }

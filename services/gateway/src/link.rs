@@ -7,10 +7,9 @@ use dunlin_proto::status::to_status;
 use dunlin_proto::v1::device_link_server::{DeviceLink, DeviceLinkServer};
 use dunlin_proto::v1::invoke_response::Outcome;
 use dunlin_proto::v1::{
-    Absent, DisconnectRequest, DisconnectResponse, InvokeRequest, InvokeResponse, MethodAnswer,
+    Absent, DisconnectRequest, DisconnectResponse, InvokeRequest, InvokeResponse,
     NotifyDesiredRequest, NotifyDesiredResponse,
 };
-use dunlin_runtime::Invoked;
 use tokio::sync::oneshot;
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status, async_trait};
@@ -49,8 +48,8 @@ impl DeviceLink for Links {
     ) -> Result<Response<InvokeResponse>, Status> {
         let InvokeRequest { identity, epoch, method, payload } = request.into_inner();
         let identity = Identity::parse(&identity).map_err(to_status)?;
-        let invoked = match self.0.table.connected(&identity, epoch) {
-            None => Invoked::NotConnected,
+        let outcome = match self.0.table.connected(&identity, epoch) {
+            None => Outcome::Absent(Absent {}),
             Some(address) => {
                 let (answer, answered) = oneshot::channel();
                 let call = Call { method, payload, answer };
@@ -63,13 +62,6 @@ impl DeviceLink for Links {
                     ))
                 };
                 answered.await.unwrap_or_else(gone).map_err(to_status)?
-            }
-        };
-        let outcome = match invoked {
-            Invoked::NotConnected => Outcome::Absent(Absent {}),
-            Invoked::NotSubscribed => Outcome::NotSubscribed(Absent {}),
-            Invoked::Answered { status, payload } => {
-                Outcome::Answer(MethodAnswer { status, payload })
             }
         };
         Ok(Response::new(InvokeResponse { outcome: Some(outcome) }))

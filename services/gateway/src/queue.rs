@@ -3,7 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dunlin_model::{ErrorCode, HubError};
-use dunlin_runtime::Invoked;
+use dunlin_proto::v1::Absent;
+use dunlin_proto::v1::invoke_response::Outcome;
 use dunlin_storage::event_log::{Completion, Completions};
 use tokio::sync::{Notify, oneshot};
 
@@ -51,7 +52,7 @@ impl Message {
     pub fn undeliverable(self) {
         if let Self::Invoke(call) = self {
             // Whoever called may have gone.
-            let _ = call.answer.send(Ok(Invoked::NotConnected));
+            let _ = call.answer.send(Ok(Outcome::Absent(Absent {})));
         }
     }
 }
@@ -61,7 +62,7 @@ pub struct Call {
     pub method: String,
     /// JSON text.
     pub payload: Vec<u8>,
-    pub answer: oneshot::Sender<Result<Invoked, HubError>>,
+    pub answer: oneshot::Sender<Result<Outcome, HubError>>,
 }
 
 impl Queue {

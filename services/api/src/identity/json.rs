@@ -38,15 +38,15 @@ struct SymmetricKey {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct X509Thumbprint {
-    primary_thumbprint: Option<String>,
-    secondary_thumbprint: Option<String>,
+pub(crate) struct X509Thumbprint {
+    pub primary_thumbprint: Option<String>,
+    pub secondary_thumbprint: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Capabilities {
-    iot_edge: bool,
+pub(crate) struct Capabilities {
+    pub iot_edge: bool,
 }
 
 fn invalid(message: impl Into<String>) -> ApiError {
@@ -223,7 +223,7 @@ impl From<Authentication> for AuthenticationBody {
 }
 
 /// ISO 8601 in UTC; the year 1 stands for never.
-fn time(unix_millis: i64) -> String {
+pub(crate) fn time(unix_millis: i64) -> String {
     match jiff::Timestamp::from_millisecond(unix_millis) {
         Ok(time) if unix_millis != 0 => format!("{time:.3}"),
         _ => "0001-01-01T00:00:00Z".to_owned(),

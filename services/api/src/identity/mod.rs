@@ -6,6 +6,7 @@ mod page;
 mod routes;
 
 pub(crate) use bulk::reads_rows;
+pub(crate) use json::{Capabilities, X509Thumbprint, time};
 pub(crate) use routes::routes;
 
 /// Reads the body of a PUT as the routes do; whether it would be handed to the registry.

@@ -68,6 +68,10 @@ fn advice(error: &ClientError) -> (&'static str, u8) {
             "PreconditionFailed" => {
                 ("\nit has changed: `show` tells the current ETag; without --etag, any will do", 1)
             }
+            "DeviceNotOnline" => {
+                ("\nit is not connected or takes no methods: --connect-timeout waits for it", 1)
+            }
+            "GatewayTimeout" => ("\nthe device is there: --timeout gives it more time", 1),
             "ThrottlingException" | "ServerBusy" | "ServiceUnavailable" => {
                 ("\nthe hub is busy or starting: try again in a while", 1)
             }

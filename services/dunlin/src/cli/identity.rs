@@ -28,7 +28,7 @@ pub(super) struct DeviceArgs {
 /// A module that may be named beside a device.
 #[derive(Args)]
 pub(super) struct MaybeModuleArgs {
-    /// Id of a module of the device, whose key it is then.
+    /// Id of a module of the device, which is meant then.
     #[arg(long, short = 'm', value_name = "ID")]
     module_id: Option<String>,
 }

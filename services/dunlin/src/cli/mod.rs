@@ -11,13 +11,16 @@ mod device;
 mod events;
 mod failure;
 mod identity;
+mod input;
 mod login;
+mod method;
 mod module;
 mod monitor;
 mod output;
 mod policy;
 mod serve;
 mod simulate;
+mod twin;
 
 use failure::Failure;
 use login::LoginArgs;
@@ -78,6 +81,23 @@ Example: a module and the connection string its SDK wants
         #[command(subcommand)]
         command: module::Command,
     },
+    /// Show and change the twins of devices and modules.
+    #[command(after_help = "\
+Example: tell a device how often to send, and see what it reports
+  dunlin twin update -d my-device --desired '{\"interval\": 10}'
+  dunlin twin show -d my-device")]
+    Twin {
+        #[command(subcommand)]
+        command: twin::Command,
+    },
+    /// Call methods of connected devices and modules.
+    #[command(after_help = "\
+Example: call a method and print what the device answers
+  dunlin method invoke -d my-device -n reboot --method-payload '{\"in\": 10}'")]
+    Method {
+        #[command(subcommand)]
+        command: method::Command,
+    },
     /// Manage shared access policies, by which back ends log in.
     #[command(after_help = "\
 Example: a policy that may read the registry, and the connection string a back end wants
@@ -114,6 +134,8 @@ pub fn main() -> ExitCode {
             Command::Config { .. } => line(REFERENCE.trim_end()),
             Command::Device { command } => device::run(command).await,
             Command::Module { command } => module::run(command).await,
+            Command::Twin { command } => twin::run(command).await,
+            Command::Method { command } => method::run(command).await,
             Command::Policy { command } => policy::run(command).await,
             Command::Events { command } => events::run(command).await,
         }

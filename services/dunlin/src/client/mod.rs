@@ -13,8 +13,10 @@ use reqwest::{Certificate, ClientBuilder, Method, RequestBuilder, Response};
 use serde_json::Value;
 
 mod events;
+mod twins;
 
 pub use events::{Event, EventStream};
+pub use twins::{MethodCall, TwinPatch};
 
 const API_VERSION: &str = "2021-04-12";
 const CONTINUATION: &str = "x-ms-continuation";
@@ -95,8 +97,16 @@ impl Client {
 
     /// Sends a request as it is and returns whatever answer comes.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let Ok(answer) = tokio::time::timeout(ANSWER_TIMEOUT, request.send()).await else {
-            let reason = format!("no answer within {ANSWER_TIMEOUT:?}");
+        self.send_within(request, ANSWER_TIMEOUT).await
+    }
+
+    async fn send_within(
+        &self,
+        request: RequestBuilder,
+        patience: Duration,
+    ) -> Result<Response, ClientError> {
+        let Ok(answer) = tokio::time::timeout(patience, request.send()).await else {
+            let reason = format!("no answer within {patience:?}");
             return Err(ClientError::Unreachable { base: self.base.clone(), reason });
         };
         answer.map_err(|error| self.unreachable(&error))
@@ -104,7 +114,15 @@ impl Client {
 
     /// Sends a request and reads its answer: the JSON, or null where there is none.
     pub async fn call(&self, request: RequestBuilder) -> Result<Value, ClientError> {
-        let response = self.accept(request).await?;
+        self.call_within(request, ANSWER_TIMEOUT).await
+    }
+
+    async fn call_within(
+        &self,
+        request: RequestBuilder,
+        patience: Duration,
+    ) -> Result<Value, ClientError> {
+        let response = self.accept(self.send_within(request, patience).await?).await?;
         self.read(response).await
     }
 
@@ -141,7 +159,7 @@ impl Client {
         if let Some(Continuation(token)) = after {
             request = request.header(CONTINUATION, token);
         }
-        let response = self.accept(request).await?;
+        let response = self.accept(self.send(request).await?).await?;
         let next = response.headers().get(CONTINUATION).cloned().map(Continuation);
         Ok(Page { devices: self.read(response).await?, next })
     }
@@ -198,13 +216,13 @@ impl Client {
     /// Opens the event stream; `query` is encoded. What is sent once this returns is seen.
     pub async fn events(&self, query: &str) -> Result<EventStream, ClientError> {
         let path = format!("/dunlin/v1/events?{query}");
-        let response = self.accept(self.request(Method::GET, &path)).await?;
+        let response = self.send(self.request(Method::GET, &path)).await?;
+        let response = self.accept(response).await?;
         Ok(EventStream::new(response, self.base.clone()))
     }
 
     /// The answer, if it is a success.
-    async fn accept(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let response = self.send(request).await?;
+    async fn accept(&self, response: Response) -> Result<Response, ClientError> {
         if response.status().is_success() {
             return Ok(response);
         }
@@ -253,11 +271,13 @@ fn policy_path(name: &str) -> String {
 
 /// `/devices/d` or `/devices/d/modules/m` of an identity as MQTT writes it.
 pub fn identity_path(id: &str) -> String {
+    path_below("/devices", id)
+}
+
+fn path_below(root: &str, id: &str) -> String {
     match id.split_once('/') {
-        Some((device, module)) => {
-            format!("/devices/{}/modules/{}", encoded(device), encoded(module))
-        }
-        None => format!("/devices/{}", encoded(id)),
+        Some((device, module)) => format!("{root}/{}/modules/{}", encoded(device), encoded(module)),
+        None => format!("{root}/{}", encoded(id)),
     }
 }
 

@@ -31,6 +31,7 @@ mod cli_monitor;
 mod cli_simulate;
 mod drain;
 mod events;
+mod front_door;
 mod hostile_flood;
 mod hostile_http;
 mod hostile_kit;

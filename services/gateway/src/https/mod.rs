@@ -34,6 +34,10 @@ const MAX_HEAD: usize = 32 * 1024;
 /// How long the API may take over a request once it has its body.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// The same of a direct method, which waits for a device: longer than any may take, which is for the
+/// role `methods` to bound. A client that goes away ends it.
+const METHOD: Duration = Duration::from_secs(2 * 3_600 + 120);
+
 /// Serves one connection of the front door to its end.
 pub async fn serve(
     io: Io,
@@ -84,12 +88,9 @@ async fn forward(
         request.headers_mut().remove(name);
     }
     request.headers_mut().remove("keep-alive");
-    let api = gateway.api.clone();
     // A body that is on its way has its own time, or the client's slowness would count as the API's.
-    let api = match request.body().is_end_stream() {
-        true => api,
-        false => api.with_deadline(patience + ANSWER),
-    };
+    let arrival = if request.body().is_end_stream() { Duration::ZERO } else { patience };
+    let api = gateway.api.clone().with_deadline(arrival + answer_within(request.uri()));
     let spoiled = Spoiled::default();
     let request = request.map(|body| Body::new(Timely::new(body, patience, spoiled.clone())));
     match api.oneshot(request).await {
@@ -105,6 +106,12 @@ async fn forward(
             status::response(&error)
         }
     }
+}
+
+/// The twin of a device that is called `methods` has as long, to no harm.
+fn answer_within(uri: &Uri) -> Duration {
+    let path = uri.path();
+    if path.starts_with("/rest/twins/") && path.ends_with("/methods") { METHOD } else { ANSWER }
 }
 
 fn below_rest(uri: &Uri) -> Option<Uri> {
@@ -123,6 +130,19 @@ fn below_rest(uri: &Uri) -> Option<Uri> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_method_has_as_long_as_it_takes() {
+        for (path, want) in [
+            ("/rest/twins/d/methods?api-version=2021-04-12", METHOD),
+            ("/rest/twins/d/modules/m/methods?api-version=2021-04-12", METHOD),
+            ("/rest/twins/d?api-version=2021-04-12", ANSWER),
+            ("/rest/devices/methods", ANSWER),
+            ("/rest/twins/d?x=/methods", ANSWER),
+        ] {
+            assert_eq!(answer_within(&path.parse().expect("a uri")), want, "{path}");
+        }
+    }
 
     #[test]
     fn every_outside_path_lies_below_rest() {

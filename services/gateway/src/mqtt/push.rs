@@ -5,7 +5,8 @@ use std::num::NonZeroU16;
 
 use dunlin_model::session::{QoS, Topic};
 use dunlin_model::{ErrorCode, HubError};
-use dunlin_runtime::Invoked;
+use dunlin_proto::v1::invoke_response::Outcome;
+use dunlin_proto::v1::{Absent, MethodAnswer};
 use ntex::util::{ByteString, Bytes};
 use ntex_mqtt::QoS as Sent;
 use ntex_mqtt::v3::codec::{Codec, Encoded, Publish};
@@ -58,7 +59,7 @@ impl Outbound {
 pub struct Pending {
     /// Random, so that no answer of an earlier connection is taken for one of this.
     rid: u128,
-    answer: oneshot::Sender<Result<Invoked, HubError>>,
+    answer: oneshot::Sender<Result<Outcome, HubError>>,
 }
 
 impl Connection {
@@ -85,7 +86,7 @@ impl Connection {
     pub(super) fn invoke(&self, call: Call) {
         let Call { method, payload, answer } = call;
         let refused = if self.session.subscriptions().get(Topic::Methods).is_none() {
-            Some(Ok(Invoked::NotSubscribed))
+            Some(Ok(Outcome::NotSubscribed(Absent {})))
         } else if self.is_stuck()
             || self.if_rare(|rare| rare.calls.len() >= CALLS).unwrap_or_default()
         {
@@ -121,8 +122,8 @@ impl Connection {
             Some(rare.calls.swap_remove(at))
         });
         if let Some(Some(pending)) = pending {
-            let _ =
-                pending.answer.send(Ok(Invoked::Answered { status, payload: payload.to_vec() }));
+            let answer = MethodAnswer { status, payload: payload.to_vec() };
+            let _ = pending.answer.send(Ok(Outcome::Answer(answer)));
         }
         self.tidy();
     }

@@ -95,6 +95,20 @@ impl DeviceLink for Links {
         self.0.news.notify_one();
         Ok(Response::new(v1::DisconnectResponse { found: true }))
     }
+
+    async fn invoke(
+        &self,
+        _: Request<v1::InvokeRequest>,
+    ) -> Result<Response<v1::InvokeResponse>, Status> {
+        unreachable!("the registry calls no methods")
+    }
+
+    async fn notify_desired(
+        &self,
+        _: Request<v1::NotifyDesiredRequest>,
+    ) -> Result<Response<v1::NotifyDesiredResponse>, Status> {
+        unreachable!("the registry knows no twins")
+    }
 }
 
 struct Site {

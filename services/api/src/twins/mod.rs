@@ -1,0 +1,79 @@
+//! `/twins/{id}` and `/twins/{id}/modules/{module}`: twins as back ends see them. Each call is one
+//! to the role `twins`.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::handler::Handler;
+use axum::http::{HeaderMap, Method, header};
+use axum::response::{IntoResponse, Response};
+use dunlin_proto::v1;
+use dunlin_proto::v1::registry_client::RegistryClient;
+use dunlin_proto::v1::twins_client::TwinsClient;
+use dunlin_runtime::MeshChannel;
+
+use crate::body::members;
+use crate::error::{ApiError, JSON};
+use crate::etag::{self, condition};
+use crate::named::Named;
+use crate::routes::Routes;
+
+mod json;
+
+use json::{Body, Shown};
+
+type Twins = State<TwinsClient<MeshChannel>>;
+type Answer = Result<Response, ApiError>;
+
+/// A twin is written as it was read: with reported properties and the metadata of everything, which
+/// has eighty bytes for a value that counts as five. Of a full twin that is a megabyte.
+const BODY_BYTES: usize = 2 << 20;
+
+pub(crate) fn routes(
+    registry: RegistryClient<MeshChannel>,
+    twins: TwinsClient<MeshChannel>,
+) -> Routes {
+    let room = || DefaultBodyLimit::max(BODY_BYTES);
+    let mut routes = Routes::new(registry);
+    for path in ["/twins/{id}", "/twins/{id}/modules/{module}"] {
+        routes = routes
+            .on(Method::GET, path, read)
+            .on(Method::PATCH, path, write.layer(room()))
+            .on(Method::PUT, path, write.layer(room()));
+    }
+    routes.with_state(twins)
+}
+
+async fn read(State(mut twins): Twins, Named(id): Named) -> Answer {
+    let request = v1::GetTwinRequest { id: id.as_str().to_owned() };
+    shown(twins.get_twin(request).await?.into_inner())
+}
+
+/// PATCH merges what it names, PUT takes the place of all.
+async fn write(
+    State(mut twins): Twins,
+    Named(id): Named,
+    method: Method,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let if_match = condition(&headers)?.into_wire();
+    let body = body?;
+    let (tags, desired) = members::<Body>(&body)?.into_parts()?;
+    let request = v1::UpdateTwinRequest {
+        id: id.as_str().to_owned(),
+        if_match,
+        replace: method == Method::PUT,
+        tags,
+        desired,
+    };
+    shown(twins.update_twin(request).await?.into_inner())
+}
+
+fn shown(wire: v1::Twin) -> Answer {
+    let etag = etag::header(&wire.etag);
+    let body = serde_json::to_vec(&Shown::try_from(wire)?)?;
+    let mut response = ([(header::CONTENT_TYPE, JSON)], body).into_response();
+    response.headers_mut().extend(etag);
+    Ok(response)
+}
