@@ -4,10 +4,13 @@ pub mod device;
 pub mod error;
 pub mod event;
 pub mod id;
+pub mod json;
 pub mod limits;
 pub mod session;
+pub mod twin;
 
 pub use device::{Authentication, ConnectionState, DeviceIdentity, KeyPair, Status};
 pub use error::{ErrorCode, HubError};
 pub use id::Identity;
 pub use session::{Session, Subscriptions};
+pub use twin::Twin;
