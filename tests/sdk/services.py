@@ -19,7 +19,8 @@ COMMANDS = {
 
 # By status: the type of Node's error. Python's is HttpOperationError in each case.
 NODE_ERRORS = {400: "ArgumentError", 401: "UnauthorizedError", 404: "DeviceNotFoundError",
-               409: "DeviceAlreadyExistsError", 412: "InvalidEtagError", 413: "Error"}
+               409: "DeviceAlreadyExistsError", 412: "InvalidEtagError", 413: "Error",
+               504: "GatewayTimeoutError"}
 
 
 class Service(drivers.Driver):

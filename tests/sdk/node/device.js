@@ -61,7 +61,46 @@ async function send(ask) {
   if (failure) throw failure;
 }
 
-const operations = { connect, send, disconnect: () => client.close() };
+let twin = null;
+
+async function readTwin() {
+  if (twin) await twin.get();
+  else twin = await client.getTwin();
+  // Without what the SDK puts among them.
+  return JSON.parse(JSON.stringify(twin.properties));
+}
+
+// Whether it has subscribed the SDK does not say: what it is asked next, the hub answers after it.
+async function watchDesired() {
+  await readTwin();
+  twin.on('properties.desired', (patch) => say({ event: 'desired', patch }));
+  await readTwin();
+}
+
+const report = (ask) => new Promise((resolve, reject) => {
+  twin.properties.reported.update(ask.patch, (error) => (error ? reject(error) : resolve()));
+});
+
+// The SDK takes no methods but those that are named to it.
+async function takeMethods(ask) {
+  const take = client instanceof ModuleClient ? 'onMethod' : 'onDeviceMethod';
+  for (const [name, answer] of Object.entries(ask.answers)) {
+    client[take](name, (request, response) => {
+      say({ event: 'method', name, payload: request.payload });
+      if (answer) response.send(answer.status, answer.payload).catch((error) => say({ event: 'error', type: error.name }));
+    });
+  }
+}
+
+const operations = {
+  connect,
+  send,
+  twin: readTwin,
+  report: async (ask) => { await readTwin(); await report(ask); },
+  watch_desired: watchDesired,
+  take_methods: takeMethods,
+  disconnect: () => client.close(),
+};
 
 function causes(error) {
   const found = [];
@@ -75,8 +114,8 @@ async function main() {
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const ask = JSON.parse(line);
     try {
-      await operations[ask.op](ask);
-      say({ ok: true });
+      const result = await operations[ask.op](ask);
+      say({ result: result === undefined ? null : result });
     } catch (error) {
       say({ error: { type: error.name, message: error.message, causes: causes(error) } });
     }

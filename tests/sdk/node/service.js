@@ -2,9 +2,14 @@
 'use strict';
 
 const readline = require('readline');
-const { Registry } = require('azure-iothub');
+const { Client, Registry } = require('azure-iothub');
 
 let registry = null;
+// For methods; it is never opened, which would be AMQP.
+let client = null;
+
+// As it is, and once: the SDK would go on for minutes.
+const once = { shouldRetry: () => false, nextRetryTimeout: () => -1 };
 
 // What the SDK resolves to, with the answer it came from.
 const body = async (promise) => (await promise).responseBody;
@@ -15,7 +20,11 @@ const removeModule = (module) => new Promise((resolve, reject) => {
 });
 
 const operations = {
-  connect: async (ask) => { registry = Registry.fromConnectionString(ask.connection_string); },
+  connect: async (ask) => {
+    registry = Registry.fromConnectionString(ask.connection_string);
+    client = Client.fromConnectionString(ask.connection_string);
+    client.setRetryPolicy(once);
+  },
   create: (ask) => body(ask.identity.moduleId
     ? registry.addModule(ask.identity) : registry.create(ask.identity)),
   // A device is updated whatever its ETag: the SDK knows no other way.
@@ -30,6 +39,22 @@ const operations = {
     else if (ask.etag) await removeModule({ deviceId: ask.device, moduleId: ask.module, etag: ask.etag });
     else await registry.removeModule(ask.device, ask.module);
     return null;
+  },
+  twin: (ask) => body(ask.module ? registry.getModuleTwin(ask.device, ask.module) : registry.getTwin(ask.device)),
+  update_twin: (ask) => body(ask.module
+    ? registry.updateModuleTwin(ask.device, ask.module, ask.patch, ask.etag || '*')
+    : registry.updateTwin(ask.device, ask.patch, ask.etag || '*')),
+  invoke: async (ask) => {
+    const call = {
+      methodName: ask.name,
+      payload: ask.payload,
+      responseTimeoutInSeconds: ask.response_timeout,
+      connectTimeoutInSeconds: ask.connect_timeout,
+    };
+    const done = ask.module
+      ? client.invokeDeviceMethod(ask.device, ask.module, call)
+      : client.invokeDeviceMethod(ask.device, call);
+    return (await done).result;
   },
   statistics: () => body(registry.getRegistryStatistics()),
   bulk: (ask) => {

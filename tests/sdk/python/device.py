@@ -8,7 +8,7 @@ import time
 from unittest import mock
 from urllib.parse import parse_qs
 
-from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message
+from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message, MethodResponse
 
 _stdout = threading.Lock()
 
@@ -72,6 +72,28 @@ class Client:
             else:
                 self.client.send_message(message)
 
+    def twin(self, _):
+        return self.client.get_twin()
+
+    def report(self, ask):
+        self.client.patch_twin_reported_properties(ask["patch"])
+
+    def watch_desired(self, _):
+        def changed(patch):
+            say({"event": "desired", "patch": patch})
+        self.client.on_twin_desired_properties_patch_received = changed
+
+    def take_methods(self, ask):
+        answers = ask["answers"]
+
+        def called(request):
+            say({"event": "method", "name": request.name, "payload": request.payload})
+            answer = answers.get(request.name, {"status": 404, "payload": None})
+            if answer is not None:
+                self.client.send_method_response(MethodResponse.create_from_method_request(
+                    request, answer["status"], answer["payload"]))
+        self.client.on_method_request_received = called
+
     def disconnect(self, _):
         self.client.disconnect()
 
@@ -81,8 +103,7 @@ def main():
     for line in sys.stdin:
         ask = json.loads(line)
         try:
-            getattr(client, ask["op"])(ask)
-            say({"ok": True})
+            say({"result": getattr(client, ask["op"])(ask)})
         except Exception as error:  # pylint: disable=broad-except  # whatever it is, it is the answer
             say({"error": {"type": type(error).__name__, "message": str(error), "causes": causes(error)}})
     if client.client is not None:

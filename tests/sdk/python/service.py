@@ -6,8 +6,11 @@ import sys
 from azure.iot.hub import IoTHubRegistryManager
 from azure.iot.hub.models import (
     AuthenticationMechanism,
+    CloudToDeviceMethod,
     ExportImportDevice,
     SymmetricKey,
+    Twin,
+    TwinProperties,
     X509Thumbprint,
 )
 
@@ -89,6 +92,36 @@ class Service:
         if "module" in ask:
             return self.manager.delete_module(ask["device"], ask["module"], ask.get("etag"))
         return self.manager.delete_device(ask["device"], ask.get("etag"))
+
+    def twin(self, ask):
+        if "module" in ask:
+            return shown(self.manager.get_module_twin(ask["device"], ask["module"]))
+        return shown(self.manager.get_twin(ask["device"]))
+
+    def _write_twin(self, verb, ask):
+        patch = ask["patch"]
+        twin = Twin(tags=patch.get("tags"))
+        if "properties" in patch:
+            twin.properties = TwinProperties(desired=patch["properties"]["desired"])
+        if "module" in ask:
+            call = getattr(self.manager, f"{verb}_module_twin")
+            return shown(call(ask["device"], ask["module"], twin, ask.get("etag")))
+        return shown(getattr(self.manager, f"{verb}_twin")(ask["device"], twin, ask.get("etag")))
+
+    def update_twin(self, ask):
+        return self._write_twin("update", ask)
+
+    def replace_twin(self, ask):
+        return self._write_twin("replace", ask)
+
+    def invoke(self, ask):
+        call = CloudToDeviceMethod(
+            method_name=ask["name"], payload=ask.get("payload"),
+            response_timeout_in_seconds=ask.get("response_timeout"),
+            connect_timeout_in_seconds=ask.get("connect_timeout"))
+        if "module" in ask:
+            return shown(self.manager.invoke_device_module_method(ask["device"], ask["module"], call))
+        return shown(self.manager.invoke_device_method(ask["device"], call))
 
     def statistics(self, _):
         return shown(self.manager.get_device_registry_statistics())
