@@ -55,6 +55,7 @@ mod mqtt_rules;
 mod mqtt_sessions;
 mod mqtt_size;
 mod mqtt_takeover;
+mod mqtt_twin;
 mod mqtt_will;
 mod process;
 mod raw;
