@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 const DOC: &str = include_str!("../../../../docs/mqtt.md");
 
-const MODULES: [(&str, &str); 11] = [
+const MODULES: [(&str, &str); 13] = [
     ("mqtt_alive", include_str!("mqtt_alive.rs")),
     ("mqtt_auth", include_str!("mqtt_auth.rs")),
     ("mqtt_connect", include_str!("mqtt_connect.rs")),
@@ -14,8 +14,10 @@ const MODULES: [(&str, &str); 11] = [
     ("mqtt_order", include_str!("mqtt_order.rs")),
     ("mqtt_packets", include_str!("mqtt_packets.rs")),
     ("mqtt_publish", include_str!("mqtt_publish.rs")),
+    ("mqtt_sessions", include_str!("mqtt_sessions.rs")),
     ("mqtt_size", include_str!("mqtt_size.rs")),
     ("mqtt_takeover", include_str!("mqtt_takeover.rs")),
+    ("mqtt_twin", include_str!("mqtt_twin.rs")),
     ("mqtt_will", include_str!("mqtt_will.rs")),
 ];
 

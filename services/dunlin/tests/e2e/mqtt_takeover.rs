@@ -1,6 +1,11 @@
 //! One connection per identity: a later CONNECT wins, at whichever gateway.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
 use dunlin::test_hub::TestHub;
+use dunlin_runtime::Shutdown;
 
 use crate::mqtt_kit::{Device, Door, bodies, deliver, events, everything};
 use crate::raw::{self, Raw, connack, puback};
@@ -108,4 +113,69 @@ async fn a_displaced_connection_does_not_displace_its_heir(hub: &TestHub) {
     former.expect_close().await;
     let mut again = door.enter(&device.connect()).await;
     deliver(&mut again, &device, b"x").await;
+}
+
+/// Two clients that each come back at once when they are displaced, at a gateway each. A client owns
+/// the identity from its CONNACK to the end of its connection: for more than a second there is never
+/// a second owner (design, what reliability must show, R3).
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clients_swap_a_thousand_times() {
+    let hub = TestHub::two_gateways().await;
+    let device = Device::create(&hub, "d").await;
+    let swaps = Arc::new(AtomicU32::new(0));
+    let over = Shutdown::new();
+    let contenders: Vec<_> = hub
+        .mqtt_addrs()
+        .into_iter()
+        .map(|address| {
+            let (door, device) = (Door::at(&hub, address), device.clone());
+            tokio::spawn(contend(door, device, swaps.clone(), over.clone()))
+        })
+        .collect();
+    let mut owned = Vec::new();
+    for contender in contenders {
+        owned.push(contender.await.expect("a contender"));
+    }
+    let mut longest = Duration::ZERO;
+    for (from, to) in &owned[0] {
+        for (other_from, other_to) in &owned[1] {
+            let both = (*to.min(other_to)).saturating_duration_since(*from.max(other_from));
+            longest = longest.max(both);
+        }
+    }
+    assert!(longest < Duration::from_secs(1), "two owners for {longest:?}");
+    assert!(owned.iter().all(|times| times.len() > 100), "they took turns");
+    hub.stop().await;
+}
+
+/// Connects again and again; when each connection was its, until a thousand were had.
+async fn contend(
+    door: Door,
+    device: Device,
+    swaps: Arc<AtomicU32>,
+    over: Shutdown,
+) -> Vec<(Instant, Instant)> {
+    let mut owned = Vec::new();
+    while !over.is_cancelled() {
+        let mut raw = door.say(&device.connect().bytes()).await;
+        match raw.packet().await {
+            Ok(answer) if answer == connack(0) => {}
+            // The other came in between: so it is told, or just displaced.
+            Ok(answer) => {
+                assert_eq!(answer, connack(3));
+                continue;
+            }
+            Err(_) => continue,
+        }
+        let from = Instant::now();
+        if swaps.fetch_add(1, Ordering::Relaxed) >= 1_000 {
+            over.cancel();
+        }
+        tokio::select! {
+            rest = raw.rest() => assert!(rest.is_empty(), "said {rest:x?}"),
+            () = over.cancelled() => {}
+        }
+        owned.push((from, Instant::now()));
+    }
+    owned
 }
