@@ -24,7 +24,7 @@ const ALL: Permissions = Permissions::ALL;
 pub type Row = (Method, &'static str, Permissions);
 
 /// Every route of the REST API.
-pub static TABLE: [Row; 31] = [
+pub static TABLE: &[Row] = &[
     (Method::GET, "/devices", READ),
     (Method::POST, "/devices", WRITE),
     (Method::GET, "/devices/", READ),

@@ -1,7 +1,7 @@
 //! What is answered before a handler is reached, with a registry that is away or permits everything.
 
 use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
 use dunlin_runtime::mesh;
@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use tokio::runtime::Handle;
 use tower::ServiceExt;
 
+use super::routes::Routes;
 use super::*;
 
 /// The API beside a gRPC service, as roles are merged in one process.
@@ -71,6 +72,24 @@ async fn every_refusal_has_the_one_form() {
         let got = error_of(ask(method, &path, token).await).await;
         assert_eq!((got.0.as_u16(), got.1.as_str()), (status, code), "{method} {path}");
     }
+}
+
+fn routes() -> Routes {
+    let config = mesh::Config { registry: "http://127.0.0.1:1".into(), ..Default::default() };
+    let mesh = Mesh::new(config, &[Role::Api], Handle::current());
+    Routes::new(RegistryClient::new(mesh.channel(Role::Registry).expect("configured")))
+}
+
+#[tokio::test]
+#[should_panic(expected = "every route has a row in the permission table")]
+async fn a_route_without_a_row_is_not_built() {
+    let _ = routes().on(Method::GET, "/nowhere", error::not_found);
+}
+
+#[tokio::test]
+#[should_panic(expected = "has no route")]
+async fn a_row_without_a_route_is_not_built() {
+    let _ = routes().on(Method::GET, "/devices", error::not_found).whole();
 }
 
 /// The gateway puts every outside path below the prefix, dots and doubled slashes included: none

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use super::peers::hub;
-use super::{Bench, Options, median, settled, text};
+use super::{Bench, Options, median, number, settled, text};
 use crate::Result;
 use crate::process::output;
 
@@ -31,7 +31,7 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
         let mut rows = String::from("[");
         for n in call * ROWS..devices.min((call + 1) * ROWS) {
             let comma = if rows.len() > 1 { "," } else { "" };
-            let _ = write!(rows, "{comma}{{\"id\":\"bench-{n:06}\",\"importMode\":\"create\"}}");
+            let _ = write!(rows, "{comma}{{\"id\":\"{}\",\"importMode\":\"create\"}}", name(n));
         }
         rows.push(']');
         let body = bench.folder.join(format!("rows-{call}.json"));
@@ -51,7 +51,17 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
     let page = api.url("/devices", "top=1000&");
     let times = api.call(&vec![page; PAGES], &bench.folder)?;
     println!("a page of 1,000, keys opened: median {:.1} ms of {PAGES}", median(&times) * 1e3);
+    let begun = Instant::now();
+    let pages = api.list(devices, &bench.folder)?;
+    println!(
+        "all {devices} listed in order, each once, on {pages} pages in {:.1} s, a process of curl each",
+        begun.elapsed().as_secs_f64()
+    );
     let count = api.url("/statistics/devices", "");
+    let (_, counted) = api.get(&count, None, &bench.folder)?;
+    if number(&counted, "totalDeviceCount")? != f64::from(devices) {
+        return Err(format!("{devices} devices were created, but the hub counts {counted}"));
+    }
     let times = api.call(&vec![count; PAGES], &bench.folder)?;
     println!("statistics: median {:.1} ms of {PAGES}", median(&times) * 1e3);
     let (after, seconds) = settled(filled.server.pid())?;
@@ -79,6 +89,10 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
         median(&without)
     );
     Ok(true)
+}
+
+fn name(device: u32) -> String {
+    format!("bench-{device:06}")
 }
 
 /// The hub's REST API, as its owner.
@@ -116,6 +130,51 @@ impl Api {
 
     fn url(&self, path: &str, query: &str) -> String {
         format!("url = \"{}{path}?{query}api-version=2021-04-12\"", self.base)
+    }
+
+    /// Goes through all pages of the list; fails unless they hold each device once, in order.
+    fn list(&self, devices: u32, folder: &Path) -> Result<u32> {
+        let (mut listed, mut pages, mut next) = (0, 0, None::<String>);
+        loop {
+            let (head, body) = self.get(&self.url("/devices", ""), next.as_deref(), folder)?;
+            pages += 1;
+            for rest in body.split("\"deviceId\":\"").skip(1) {
+                let id = rest.split('"').next().unwrap_or_default();
+                if id != name(listed) {
+                    return Err(format!("page {pages} has {id} where {} belongs", name(listed)));
+                }
+                listed += 1;
+            }
+            let token = head.lines().find_map(|line| line.strip_prefix("x-ms-continuation: "));
+            next = token.map(|token| token.trim().to_owned());
+            if next.is_none() {
+                break;
+            }
+        }
+        if listed == devices {
+            return Ok(pages);
+        }
+        Err(format!("{devices} devices were created, but {listed} are listed on {pages} pages"))
+    }
+
+    /// Head and body of an answer, which must be 200.
+    fn get(&self, url: &str, next: Option<&str>, folder: &Path) -> Result<(String, String)> {
+        let (head, body) = (folder.join("head"), folder.join("body"));
+        let next = next.map(|token| format!("header = \"x-ms-continuation: {token}\"\n"));
+        let config = format!(
+            "{url}\nheader = \"authorization: {}\"\n{}cacert = \"{}\"\nsilent\nfail\nhttp1.1\n\
+             dump-header = \"{}\"\noutput = \"{}\"\n",
+            self.token,
+            next.unwrap_or_default(),
+            self.ca,
+            head.display(),
+            body.display()
+        );
+        let file = folder.join("curl.conf");
+        fs::write(&file, config).map_err(|error| format!("cannot write for curl: {error}"))?;
+        output(Command::new("curl").arg("--config").arg(&file))?;
+        let read = |path| fs::read_to_string(path).map_err(|error| format!("no answer: {error}"));
+        Ok((read(head)?, read(body)?))
     }
 
     /// Seconds each call took, all on one connection. Fails unless every one is answered 200.

@@ -117,12 +117,8 @@ async fn damaged_bodies_are_refused() {
             site.refuses("goes on", call, format!("{text}{more}").as_bytes()).await;
         }
         site.refuses("a byte order mark", call, format!("\u{feff}{text}").as_bytes()).await;
-        site.refuses(
-            "UTF-16",
-            call,
-            &text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>(),
-        )
-        .await;
+        let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        site.refuses("UTF-16", call, &wide).await;
         for bad in [&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\\ud800", b"\\x", b"\n", b"\0"] {
             let at = text.find(":\"").expect("a text") + 2;
             let bytes = [&text.as_bytes()[..at], bad, &text.as_bytes()[at..]].concat();
@@ -133,9 +129,10 @@ async fn damaged_bodies_are_refused() {
         }
         let swapped = if body.is_array() { "{}" } else { "[]" };
         site.refuses("another shape", call, swapped.as_bytes()).await;
-        let lists = [("{\"id\":\"d\",\"moduleId\":\"m\"}", "[\"d\",\"m\"]")];
-        for (object, list) in lists.iter().filter(|(object, _)| text.contains(object)) {
-            site.refuses("a list for an object", call, text.replace(object, list).as_bytes()).await;
+        // Its elements for the members, in their order, as serde would take it.
+        let list = text.replace("{\"id\":\"d\",\"moduleId\":\"m\"}", "[\"d\",\"m\"]");
+        if list != text {
+            site.refuses("a list for an object", call, list.as_bytes()).await;
         }
         for nest in ["[", "{\"x\":", "[{\"x\":"] {
             site.refuses("deep", call, nest.repeat(20_000).as_bytes()).await;

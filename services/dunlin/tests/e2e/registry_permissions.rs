@@ -32,7 +32,7 @@ async fn every_route_wants_its_permission(hub: &TestHub) {
         .collect();
     assert_eq!(policies.len(), 5);
     let owner = &hub.owner_connection_string().key;
-    for (method, path, wanted) in &TABLE {
+    for (method, path, wanted) in TABLE {
         let path = path.replace(['{', '}'], "");
         let what = format!("{method} {path}");
         let call = |token: Option<&str>| -> RequestBuilder {
