@@ -60,3 +60,6 @@ pub const METHOD_RESPONSE_SECONDS_DEFAULT: u32 = 30;
 
 /// `connectTimeoutInSeconds` of a direct method (direct methods documentation).
 pub const METHOD_CONNECT_SECONDS: std::ops::RangeInclusive<u32> = 0..=300;
+
+/// A call of a direct method from its beginning to its end, whatever is set.
+pub const METHOD_SECONDS: u32 = METHOD_RESPONSE_SECONDS_RAISED + *METHOD_CONNECT_SECONDS.end();

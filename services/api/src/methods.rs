@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
-use dunlin_model::ErrorCode;
+use dunlin_model::{ErrorCode, limits};
 use dunlin_proto::v1;
 use dunlin_proto::v1::methods_client::MethodsClient;
 use dunlin_proto::v1::registry_client::RegistryClient;
@@ -24,9 +24,8 @@ use crate::routes::Routes;
 type Methods = State<MethodsClient<MeshChannel>>;
 type Answer = Result<Response, ApiError>;
 
-/// Longer than any method may take: an hour for the device to connect and one for its answer, as
-/// much as can be set. The role `methods` keeps the time of each call.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(2 * 3_600 + 60);
+/// Longer than any call may take, whatever is set. The role `methods` keeps the time of each.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(limits::METHOD_SECONDS as u64 + 30);
 
 pub(crate) fn routes(
     registry: RegistryClient<MeshChannel>,

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dunlin_model::{ErrorCode, HubError};
+use dunlin_model::{ErrorCode, HubError, limits};
 use dunlin_proto::status::from_status;
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri, header};
@@ -34,9 +34,9 @@ const MAX_HEAD: usize = 32 * 1024;
 /// How long the API may take over a request once it has its body.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// The same of a direct method, which waits for a device: longer than any may take, which is for the
-/// role `methods` to bound. A client that goes away ends it.
-const METHOD: Duration = Duration::from_secs(2 * 3_600 + 120);
+/// The same of a direct method, which waits for a device: longer than the API waits for any. A
+/// client that goes away ends it.
+const METHOD: Duration = Duration::from_secs(limits::METHOD_SECONDS as u64 + 60);
 
 /// Serves one connection of the front door to its end.
 pub async fn serve(
