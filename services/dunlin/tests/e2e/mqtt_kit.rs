@@ -94,7 +94,7 @@ impl Device {
 #[derive(Clone)]
 pub struct Door {
     pub address: SocketAddr,
-    tls: TlsConnector,
+    pub tls: TlsConnector,
 }
 
 impl Door {
