@@ -56,6 +56,7 @@ impl TestHub {
 
     /// Nodes with these roles, in an order in which each is started after those it calls.
     async fn start(nodes: &[&[Role]]) -> Self {
+        no_panic_goes_unseen();
         let folder = TempDir::new().expect("a folder");
         let mut config = Config::default();
         config.hub.data = folder.path().to_owned();
@@ -186,4 +187,20 @@ impl TestHub {
         }
         self.stores.close().await;
     }
+}
+
+/// From the first hub on, a panic on a connection thread of any hub in this process ends the
+/// process: ntex would close that one connection and go on, and no test would see it. A panic
+/// elsewhere in a hub is a 500, which tests do see.
+fn no_panic_goes_unseen() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            before(panic);
+            if std::thread::current().name().is_some_and(|name| name.starts_with("gateway")) {
+                std::process::abort();
+            }
+        }));
+    });
 }

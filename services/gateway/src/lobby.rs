@@ -2,7 +2,8 @@
 //! and whoever has been in it longest goes first when it is full; who has left it is never touched.
 //!
 //! A flood of half-open connections so costs a bounded amount of memory and descriptors, and a
-//! device gets through as long as it takes less time than the lobby takes to fill.
+//! device gets through as long as it takes less time than the lobby takes to fill. HTTPS has its
+//! own share of the descriptors: however many devices are connected, they can be administered.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use dunlin_runtime::Shutdown;
 use ntex::io::IoRef;
 use tokio::sync::Notify;
 
@@ -25,16 +27,19 @@ const LEAST_UNFINISHED: usize = 64;
 /// two thousand are ahead of it.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How many connections there may be: of a process, and of one head on one thread.
+/// How long who is in the lobby has to say who it is when the hub stops: a device's handshake over
+/// a slow network, and not so long that a silent stranger holds up a restart.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How many connections there may be: of devices in a process, of HTTPS on one thread.
 #[derive(Clone)]
 pub struct Limits {
     /// Of the process, open at present and at most.
-    open: Arc<AtomicUsize>,
-    most_open: usize,
+    devices: Arc<AtomicUsize>,
+    most_devices: usize,
+    most_https: usize,
     /// In one lobby.
     most_waiting: usize,
-    /// HTTPS connections of one thread.
-    most_https: usize,
 }
 
 impl Limits {
@@ -46,35 +51,38 @@ impl Limits {
             0 => (descriptors / 8).min(MOST_UNFINISHED).max(LEAST_UNFINISHED * workers),
             asked => asked,
         };
-        let https = if https == 0 { most_open / 4 } else { https };
+        let https = if https == 0 { most_open / 8 } else { https };
         Self {
-            open: Arc::default(),
-            most_open,
-            most_waiting: unfinished.div_ceil(workers),
+            devices: Arc::default(),
+            most_devices: most_open.saturating_sub(https).max(1),
             most_https: https.div_ceil(workers),
+            most_waiting: unfinished.div_ceil(workers),
         }
     }
 
-    pub fn mqtt_lobby(&self) -> Rc<Lobby> {
-        Rc::new(Lobby::new(self.clone(), usize::MAX))
+    pub fn mqtt_lobby<C: Closes>(&self) -> Rc<Lobby<C>> {
+        Rc::new(Lobby::new(self.devices.clone(), self.most_devices, self.most_waiting))
     }
 
-    pub fn https_lobby(&self) -> Rc<Lobby> {
-        Rc::new(Lobby::new(self.clone(), self.most_https))
+    pub fn https_lobby<C: Closes>(&self) -> Rc<Lobby<C>> {
+        Rc::new(Lobby::new(Arc::default(), self.most_https, self.most_waiting))
     }
 }
 
 /// Of one head, on one thread.
 pub struct Lobby<C: Closes = IoRef> {
-    limits: Limits,
-    /// Connections of this head and thread, waiting or not, and at most.
+    /// Connections of all lobbies that share the bound.
+    open: Arc<AtomicUsize>,
+    most_open: usize,
+    /// Connections of this head and thread, waiting or not.
     inside: Cell<usize>,
-    most_inside: usize,
+    most_waiting: usize,
     /// In order of arrival. It holds nothing of a connection that has left, and the tree's depth is
     /// nothing beside a handshake.
     waiting: RefCell<BTreeMap<u64, (Instant, C)>>,
-    /// One has left those who wait.
+    /// One has left those who wait, or altogether.
     left: Notify,
+    draining: Shutdown,
     next: Cell<u64>,
     evicted: Cell<u64>,
 }
@@ -91,13 +99,15 @@ impl Closes for IoRef {
 }
 
 impl<C: Closes> Lobby<C> {
-    fn new(limits: Limits, most_inside: usize) -> Self {
+    fn new(open: Arc<AtomicUsize>, most_open: usize, most_waiting: usize) -> Self {
         Self {
-            limits,
+            open,
+            most_open,
             inside: Cell::new(0),
-            most_inside,
+            most_waiting,
             waiting: RefCell::default(),
             left: Notify::new(),
+            draining: Shutdown::new(),
             next: Cell::new(0),
             evicted: Cell::new(0),
         }
@@ -105,15 +115,14 @@ impl<C: Closes> Lobby<C> {
 
     /// Lets a connection in. `None`: there is no room, and nobody to make any.
     pub fn enter(self: &Rc<Self>, connection: C) -> Option<(Seat<C>, Waiting<C>)> {
-        let full = self.inside.get() >= self.most_inside
-            || self.limits.open.load(Ordering::Relaxed) >= self.limits.most_open;
+        let full = self.open.load(Ordering::Relaxed) >= self.most_open;
         // One goes for one that comes: who was told to go still counts until its task has ended.
         if full && !self.evict() {
             self.count_eviction();
             return None;
         }
         self.inside.set(self.inside.get() + 1);
-        self.limits.open.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
         Some((Seat(self.clone()), self.wait(connection)))
     }
 
@@ -124,7 +133,7 @@ impl<C: Closes> Lobby<C> {
         loop {
             let oldest = {
                 let waiting = self.waiting.borrow();
-                if waiting.len() < self.limits.most_waiting {
+                if waiting.len() < self.most_waiting {
                     return;
                 }
                 waiting.first_key_value().map_or(GRACE, |(_, (since, _))| since.elapsed())
@@ -138,12 +147,38 @@ impl<C: Closes> Lobby<C> {
 
     /// A connection waits for its peer (again).
     pub fn wait(self: &Rc<Self>, connection: C) -> Waiting<C> {
-        if self.waiting.borrow().len() >= self.limits.most_waiting {
+        if self.waiting.borrow().len() >= self.most_waiting {
             self.evict();
         }
         let place = self.next.replace(self.next.get() + 1);
-        self.waiting.borrow_mut().insert(place, (Instant::now(), connection));
+        // Who was served while the hub drains is on its way out: it is not to be cut off.
+        if !self.draining.is_cancelled() {
+            self.waiting.borrow_mut().insert(place, (Instant::now(), connection));
+        }
         Waiting { lobby: self.clone(), place }
+    }
+
+    /// Cancelled when the hub stops.
+    pub fn draining(&self) -> &Shutdown {
+        &self.draining
+    }
+
+    /// For the hub's end: resolves when every connection has gone. Those that wait go after
+    /// [`FAREWELL`] if they have not said by then who they are.
+    pub async fn drain(&self) {
+        self.draining.cancel();
+        let all_gone = async {
+            while self.inside.get() > 0 {
+                self.left.notified().await;
+            }
+        };
+        tokio::pin!(all_gone);
+        if tokio::time::timeout(FAREWELL, &mut all_gone).await.is_err() {
+            for (_, connection) in self.waiting.take().into_values() {
+                connection.close_now();
+            }
+            all_gone.await;
+        }
     }
 
     /// Closes the connection that has waited longest. `false`: none waits.
@@ -177,7 +212,8 @@ impl<C: Closes> Seat<C> {
 impl<C: Closes> Drop for Seat<C> {
     fn drop(&mut self) {
         self.0.inside.set(self.0.inside.get() - 1);
-        self.0.limits.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.left.notify_one();
     }
 }
 
@@ -221,14 +257,13 @@ mod tests {
         }
     }
 
-    fn lobby(most_open: usize, most_waiting: usize, most_inside: usize) -> Rc<Lobby<Fake>> {
-        let limits = Limits { open: Arc::default(), most_open, most_waiting, most_https: 0 };
-        Rc::new(Lobby::new(limits, most_inside))
+    fn lobby(most_open: usize, most_waiting: usize) -> Rc<Lobby<Fake>> {
+        Rc::new(Lobby::new(Arc::default(), most_open, most_waiting))
     }
 
     #[test]
     fn the_oldest_unfinished_makes_room_and_a_finished_one_never() {
-        let lobby = lobby(100, 2, 100);
+        let lobby = lobby(100, 2);
         let all: Vec<Fake> = (0..4).map(|_| Fake::default()).collect();
         let (_seat, finished) = lobby.enter(all[0].clone()).expect("room");
         drop(finished);
@@ -240,21 +275,57 @@ mod tests {
 
     #[test]
     fn nobody_comes_in_where_only_finished_ones_are() {
-        for (most_open, most_inside) in [(1, 100), (100, 1)] {
-            let lobby = lobby(most_open, 10, most_inside);
-            let first = Fake::default();
-            let (seat, waiting) = lobby.enter(first.clone()).expect("room");
-            drop(waiting);
-            assert!(lobby.enter(Fake::default()).is_none());
-            assert!(!first.0.get());
-            drop(seat);
-            let (_seat, _waiting) = lobby.enter(Fake::default()).expect("room again");
+        let lobby = lobby(1, 10);
+        let first = Fake::default();
+        let (seat, waiting) = lobby.enter(first.clone()).expect("room");
+        drop(waiting);
+        assert!(lobby.enter(Fake::default()).is_none());
+        assert!(!first.0.get());
+        drop(seat);
+        let (_seat, _waiting) = lobby.enter(Fake::default()).expect("room again");
+    }
+
+    #[test]
+    fn devices_take_no_place_of_https_nor_https_of_devices() {
+        let limits = Limits::new(0, 2, 1, 130);
+        let (mqtt, https) = (limits.mqtt_lobby::<Fake>(), limits.https_lobby::<Fake>());
+        let other_thread = limits.mqtt_lobby::<Fake>();
+        let come = |lobby: &Rc<Lobby<Fake>>| lobby.enter(Fake::default()).map(|(seat, _)| seat);
+        let all: Vec<_> = [&mqtt, &https, &https].map(come).into_iter().flatten().collect();
+        assert_eq!(all.len(), 3);
+        for lobby in [&mqtt, &other_thread, &https] {
+            assert!(come(lobby).is_none());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_lets_the_served_finish_and_closes_the_silent() {
+        let lobby = lobby(100, 10);
+        let all: Vec<Fake> = (0..3).map(|_| Fake::default()).collect();
+        let mut places: Vec<_> = all.iter().map(|one| lobby.enter(one.clone())).collect();
+        let (silent, in_time) = (places.pop(), places.pop());
+        let (served, waiting) = places.pop().flatten().expect("room");
+        drop(waiting);
+        let began = tokio::time::Instant::now();
+        let drain = lobby.drain();
+        tokio::pin!(drain);
+        let more = tokio::time::timeout(FAREWELL / 2, &mut drain).await;
+        assert!(more.is_err(), "nobody has gone");
+        drop(in_time);
+        // An HTTPS connection with its last answer on the way.
+        let last = lobby.wait(all[0].clone());
+        let more = tokio::time::timeout(FAREWELL, &mut drain).await;
+        assert!(more.is_err(), "two are inside");
+        let closed: Vec<_> = all.iter().map(|one| one.0.get()).collect();
+        assert_eq!(closed, [false, false, true]);
+        drop((silent, last, served));
+        drain.await;
+        assert!(began.elapsed() < FAREWELL * 2);
     }
 
     #[test]
     fn an_unfinished_one_makes_room_for_another_where_descriptors_end() {
-        let lobby = lobby(1, 10, 100);
+        let lobby = lobby(1, 10);
         let first = Fake::default();
         let (_seat, _waiting) = lobby.enter(first.clone()).expect("room");
         assert!(lobby.enter(Fake::default()).is_some());
@@ -263,7 +334,7 @@ mod tests {
 
     #[test]
     fn who_waits_again_waits_behind_the_others() {
-        let lobby = lobby(100, 2, 100);
+        let lobby = lobby(100, 2);
         let (idle, other) = (Fake::default(), Fake::default());
         let (_seat, waiting) = lobby.enter(idle.clone()).expect("room");
         let (_other_seat, _other_waiting) = lobby.enter(other.clone()).expect("room");
@@ -276,14 +347,15 @@ mod tests {
 
     #[test]
     fn limits_come_from_the_descriptors_unless_they_are_set() {
-        let limits = Limits::new(0, 0, 2, 20_000);
-        assert_eq!((limits.most_open, limits.most_waiting), (18_976, 1_024));
-        assert_eq!(limits.most_https, 2_372);
-        let limits = Limits::new(0, 0, 4, 1_048_576);
-        assert_eq!((limits.most_open, limits.most_waiting), (1_047_552, 512));
-        let limits = Limits::new(0, 0, 16, 1_024);
-        assert_eq!((limits.most_open, limits.most_waiting), (896, 64));
-        let limits = Limits::new(10, 7, 2, 256);
-        assert_eq!((limits.most_open, limits.most_waiting, limits.most_https), (128, 5, 4));
+        #[track_caller]
+        fn check(limits: &Limits, devices: usize, https: usize, waiting: usize) {
+            let all = (limits.most_devices, limits.most_https, limits.most_waiting);
+            assert_eq!(all, (devices, https, waiting));
+        }
+        check(&Limits::new(0, 0, 2, 20_000), 16_604, 1_186, 1_024);
+        check(&Limits::new(0, 0, 4, 1_048_576), 916_608, 32_736, 512);
+        check(&Limits::new(0, 0, 16, 1_024), 784, 7, 64);
+        check(&Limits::new(10, 7, 2, 256), 121, 4, 5);
+        check(&Limits::new(10, 500, 2, 256), 1, 250, 5);
     }
 }

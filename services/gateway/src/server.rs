@@ -15,14 +15,14 @@ use tokio::task::JoinSet;
 
 use crate::gateway::Gateway;
 use crate::lobby::{self, Limits};
-use crate::threads::{Head, Shared, Thread};
+use crate::threads::{DRAIN, Head, Shared, Thread};
 use crate::tls::{ALPN_HTTP, TlsServer};
 use crate::{Addresses, BuildError, Config, Timeouts};
 
 /// Connections that may wait to be accepted: what a reconnect storm needs.
 const BACKLOG: i32 = 4096;
-/// How long a shutdown waits for messages in flight.
-const DRAIN_WAIT: Duration = Duration::from_secs(5);
+/// How much longer than its drain a thread may take to end.
+const STUCK: Duration = Duration::from_secs(5);
 /// How long accepting pauses when the process or the machine is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -90,7 +90,7 @@ impl Server {
         Ok(Self { listeners, workers, shared, tls, health })
     }
 
-    /// Serves until shutdown; then accepts no more, lets messages in flight be acknowledged, and
+    /// Serves until shutdown; then accepts no more, lets what is in flight come to its end, and
     /// closes every connection. Fails if a thread dies.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
         let starting = (0..self.workers).map(|number| Thread::start(number, self.shared.clone()));
@@ -116,14 +116,10 @@ impl Server {
         self.health.set_ready(false);
         // With the tasks go the listeners: who comes now is refused by the kernel.
         tasks.shutdown().await;
-        // All are told at once: one that waits for its messages must not hold up the others.
-        let drains = join_all(threads.iter().map(|thread| thread.queue.drain()));
-        if tokio::time::timeout(DRAIN_WAIT, drains).await.is_err() {
-            tracing::warn!("some devices are still connected {DRAIN_WAIT:?} after the shutdown");
-        }
         if let Some(threads) = Arc::into_inner(threads) {
+            // All are told at once: one that waits for its messages must not hold up the others.
             let stopping = join_all(threads.into_iter().map(Thread::stop));
-            if tokio::time::timeout(DRAIN_WAIT, stopping).await.is_err() {
+            if tokio::time::timeout(DRAIN + STUCK, stopping).await.is_err() {
                 tracing::warn!("a connection thread does not end, it is left behind");
             }
         }

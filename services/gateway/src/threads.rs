@@ -4,6 +4,7 @@
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dunlin_runtime::Shutdown;
 use ntex::SharedCfg;
@@ -13,7 +14,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::gateway::Gateway;
 use crate::lobby::{Limits, Lobby, Seat, Waiting};
-use crate::queue::Queue;
 use crate::worker::Worker;
 use crate::{Timeouts, https, mqtt};
 
@@ -40,11 +40,14 @@ const HANDED_OVER: usize = 16;
 /// Sockets a thread takes before its connections have their turn.
 const AT_ONCE: usize = 8;
 
-/// A running connection thread. It ends, and its connections with it, when this is dropped.
+/// How long a thread that is told to end waits for messages and requests in flight: as long as the
+/// API may take over a request. Kubernetes kills a process after thirty seconds.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// A running connection thread. It drains and ends when this is dropped.
 pub struct Thread {
     mqtt: mpsc::Sender<TcpStream>,
     https: mpsc::Sender<TcpStream>,
-    pub queue: Arc<Queue>,
     /// Cancelled when the thread is gone, whatever ended it.
     gone: Shutdown,
 }
@@ -57,24 +60,27 @@ impl Thread {
         let (ready, is_ready) = oneshot::channel();
         let gone = Shutdown::new();
         let goes = gone.clone().drop_guard();
-        let queue = Arc::<Queue>::default();
-        let for_worker = queue.clone();
         std::thread::Builder::new().name(format!("gateway-{number}")).spawn(move || {
             let system = ntex::rt::System::build()
                 .name("gateway")
                 .disable_signals()
                 .build(ntex::rt::DefaultRuntime);
             system.block_on(async move {
-                let (worker, running) = Worker::start(shared.gateway.clone(), for_worker);
+                let (worker, running) = Worker::start(shared.gateway.clone(), Arc::default());
+                let (mqtt, https) = (shared.limits.mqtt_lobby(), shared.limits.https_lobby());
+                let serving = async {
+                    tokio::join!(
+                        serve_mqtt(&shared, &mqtt, &worker, mqtt_sockets),
+                        serve_https(&shared, &https, https_sockets),
+                    );
+                    drain(&worker, &mqtt, &https).await;
+                };
                 // Nobody waits any more only if the process is ending.
                 let _ = ready.send(());
                 tokio::select! {
                     // It never ends by itself, and without it nothing is acknowledged here.
                     _ = running => tracing::error!("a connection worker died: please report this"),
-                    ((), ()) = async { tokio::join!(
-                        serve_mqtt(&shared, worker, mqtt_sockets),
-                        serve_https(&shared, https_sockets),
-                    ) } => {}
+                    () = serving => {}
                 }
             });
             drop(goes);
@@ -82,7 +88,7 @@ impl Thread {
         is_ready
             .await
             .map_err(|_| std::io::Error::other("a connection thread died at its start"))?;
-        Ok(Self { mqtt, https, queue, gone })
+        Ok(Self { mqtt, https, gone })
     }
 
     fn sockets(&self, head: Head) -> &mpsc::Sender<TcpStream> {
@@ -108,29 +114,42 @@ impl Thread {
         self.gone.cancelled().await;
     }
 
-    /// Closes what is still connected and waits for the thread.
+    /// Has it drain and end, and waits for that.
     pub async fn stop(self) {
         drop((self.mqtt, self.https));
         self.gone.cancelled().await;
     }
 }
 
-async fn serve_mqtt(shared: &Shared, worker: Rc<Worker>, mut sockets: mpsc::Receiver<TcpStream>) {
-    let lobby = shared.limits.mqtt_lobby();
-    take_turns(&lobby, &mut sockets, |io, place| {
+async fn serve_mqtt(
+    shared: &Shared,
+    lobby: &Rc<Lobby>,
+    worker: &Rc<Worker>,
+    mut sockets: mpsc::Receiver<TcpStream>,
+) {
+    take_turns(lobby, &mut sockets, |io, place| {
         let (worker, tls) = (worker.clone(), shared.mqtt_tls.clone());
         ntex::rt::spawn(mqtt::serve(io, worker, place, tls, shared.timeouts));
     })
     .await;
 }
 
-async fn serve_https(shared: &Shared, mut sockets: mpsc::Receiver<TcpStream>) {
-    let lobby = shared.limits.https_lobby();
-    take_turns(&lobby, &mut sockets, |io, place| {
+async fn serve_https(shared: &Shared, lobby: &Rc<Lobby>, mut sockets: mpsc::Receiver<TcpStream>) {
+    take_turns(lobby, &mut sockets, |io, place| {
         let (gateway, tls) = (shared.gateway.clone(), shared.https_tls.clone());
         ntex::rt::spawn(https::serve(io, gateway, place, tls, shared.timeouts));
     })
     .await;
+}
+
+/// Lets what is in flight come to its end: who is connected is closed when its messages are
+/// acknowledged or its request is answered, who comes in is told to come back (CONNACK 3).
+async fn drain(worker: &Worker, mqtt: &Lobby, https: &Lobby) {
+    let devices = worker.queue.drain();
+    let all = async { tokio::join!(devices, mqtt.drain(), https.drain()) };
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
+        tracing::warn!("connections are cut off {DRAIN:?} after the shutdown");
+    }
 }
 
 /// Starts connections as the lobby has room, some at a time.
@@ -141,7 +160,10 @@ async fn take_turns(
 ) {
     let config: SharedCfg = SharedCfg::new("gateway").into();
     for turn in 1.. {
-        lobby.room().await;
+        // Who was accepted before the end is still let in, and is not kept waiting.
+        if !sockets.is_closed() {
+            lobby.room().await;
+        }
         let Some(socket) = sockets.recv().await else { return };
         match ntex::rt::from_tcp_stream(socket, config.clone()) {
             // Here and not in its task, so that it counts before the next one is let in. Where

@@ -175,6 +175,11 @@ impl Worker {
         Reservation { worker: self.clone(), key: u64::from(serial) << 32 | at as u64 }
     }
 
+    /// Whether who comes now is to come back later.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
     fn connection(&self, key: u64) -> Option<Rc<Connection>> {
         match self.slots.borrow().get(index(key)) {
             Some(Slot::Open(connection)) if connection.key() == key => Some(connection.clone()),

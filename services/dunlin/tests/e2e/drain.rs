@@ -1,35 +1,137 @@
-//! A hub that is told to stop: what was sent is acknowledged, who comes is sent away with a code
-//! that SDKs take for passing.
+//! A hub that is told to stop: what is in flight comes to its end, and who comes is sent away with
+//! a code that SDKs take for passing.
 
 use dunlin::test_hub::TestHub;
+use dunlin_runtime::Role;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::mqtt_kit::{Device, Door};
-use crate::raw::{connack, puback};
+use crate::hostile_kit::{Answer, header};
+use crate::hostile_web::{VERSION, Web};
+use crate::kill::{History, publish_while, read_back};
+use crate::mqtt_kit::{Device, Door, beside, bodies, door_beside, events};
+use crate::mqtt_log::{Faults, FaultyLog};
+use crate::process::Hub;
+use crate::raw::{Raw, connack, puback, within};
 
+/// SIGTERM while devices publish: what was acknowledged is in the log of the next hub, once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopping_hub_acknowledges_what_it_took_and_lets_nobody_in() {
-    let hub = TestHub::all_in_one().await;
-    let (door, device) = (Door::of(&hub), Device::create(&hub, "d").await);
-    let late = Device::create(&hub, "late").await;
-    let mut connected = door.enter(&device.connect()).await;
-    let connect = late.connect().bytes();
-    let (first, rest) = connect.split_at(connect.len() / 2);
-    let mut late = door.say(first).await;
-
-    for packet_id in 1..=50 {
-        connected.send(&device.message(packet_id, b"before the end")).await;
+async fn what_was_acknowledged_outlives_a_stop() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut history = History::default();
+    let started = jiff::Timestamp::now();
+    let hub = Hub::start(folder.path()).await;
+    let mut devices = Vec::new();
+    for n in 0..3 {
+        devices.push(hub.create_device(&format!("d{n}")).await);
     }
-    // The last is taken, so all are; then the hub is told to stop.
+    for (device, sent) in publish_while(hub, &devices, 0, Hub::stop).await {
+        history.acked.entry(device).or_default().extend(sent);
+    }
+    let hub = Hub::start(folder.path()).await;
+    read_back(&hub, started, &mut history).await;
+    hub.stop().await;
+    let verdict = history.verdict();
+    assert!(verdict.acked > 0);
+    assert_eq!((verdict.lost, verdict.duplicates, verdict.disordered), (0, 0, 0), "{verdict:?}");
+}
+
+/// Messages that the hub has taken and not yet made durable are waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_in_flight_are_acknowledged() {
+    let hub = TestHub::all_in_one().await;
+    let log = std::sync::Arc::new(FaultyLog::over(&hub.stores().events, Faults::default()));
+    let stopping = beside(&hub, &Role::ALL, log.clone(), |_| {}).await;
+    let door = door_beside(&hub, &stopping);
+    let (busy, idle) = (Device::create(&hub, "busy").await, Device::create(&hub, "idle").await);
+    let mut connected = door.enter(&busy.connect()).await;
+    let mut unaware = door.enter(&idle.connect()).await;
+    log.withhold(true);
+    for packet_id in 1..=50 {
+        connected.send(&busy.message(packet_id, packet_id.to_string().as_bytes())).await;
+    }
+    log.when(|counts| counts.accepted == 50).await;
+    let stopped = tokio::spawn(stopping.stop());
+    // Who has nothing in flight goes at once; from here on the hub is known to be draining.
+    unaware.expect_close().await;
+    log.withhold(false);
     for packet_id in 1..=50 {
         connected.expect(&puback(packet_id)).await;
     }
-    let stopping = tokio::spawn(hub.stop());
     connected.expect_close().await;
-    // From here on the hub is known to be draining. Closed without an answer is as good as 3.
-    if late.try_send(rest).await.is_ok()
-        && let Ok(answer) = late.packet().await
-    {
-        assert_eq!(answer, connack(3));
+    stopped.await.expect("stopped");
+    let stored = bodies(&events(&hub, "busy", 50).await);
+    assert_eq!(stored, (1..=50).map(|n| n.to_string()).collect::<Vec<_>>());
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_on_the_way_gets_an_answer_all_in_one() {
+    who_is_on_the_way_gets_an_answer(TestHub::all_in_one().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_on_the_way_gets_an_answer_split() {
+    who_is_on_the_way_gets_an_answer(TestHub::split().await).await;
+}
+
+async fn who_is_on_the_way_gets_an_answer(hub: TestHub) {
+    let (door, web) = (Door::of(&hub), Web::new(&hub));
+    let device = Device::create(&hub, "d").await;
+    // TCP and nothing more; TLS and no CONNECT; half a CONNECT.
+    let tcp = TcpStream::connect(door.address).await.expect("a connection");
+    let mut silent = door.open().await;
+    let connect = device.connect().bytes();
+    let (first, rest) = connect.split_at(connect.len() / 2);
+    let mut half = door.say(first).await;
+    // Accepted in order: when a later one is served, the others are no longer the kernel's. The
+    // threads take turns, so two are.
+    for _ in 0..2 {
+        door.enter(&device.connect()).await;
     }
-    stopping.await.expect("stopped");
+    // A request that lacks the end of its body; a connection between two; a stream.
+    let put = web.with_body("PUT", &format!("/devices/new?{VERSION}"), br#"{"deviceId":"new"}"#);
+    let (most, last) = put.split_at(put.len() - 1);
+    let put = String::from_utf8_lossy(most).replace("Connection: close\r\n", "");
+    let mut request = web.open().await;
+    request.write_all(put.as_bytes()).await.expect("sent");
+    let mut idle = web.open().await;
+    let get = format!("GET /devices/d?{VERSION} HTTP/1.1\r\nAuthorization: {}\r\n\r\n", web.token);
+    idle.write_all(get.as_bytes()).await.expect("sent");
+    assert_eq!(answer(&mut idle).await.status, 200);
+    let mut stream = hub.client().events("from=end").await.expect("a stream");
+
+    let stopped = tokio::spawn(hub.stop());
+    let end = within("the end of the stream", stream.next()).await;
+    assert!(end.expect("a clean end").is_none());
+    let end = within("the end of the idle one", idle.read(&mut [0; 1])).await;
+    assert_eq!(end.expect("a clean end"), 0);
+    half.send(rest).await;
+    silent.send(&connect).await;
+    let mut late = within("TLS", Raw::over(tcp, &door.tls)).await.expect("TLS");
+    late.send(&connect).await;
+    for mut raw in [half, silent, late] {
+        raw.expect(&connack(3)).await;
+        raw.expect_close().await;
+    }
+    request.write_all(last).await.expect("sent");
+    let answer = answer(&mut request).await;
+    assert_eq!((answer.status, header(&answer.head, "connection")), (200, Some("close")));
+    let end = within("the close", request.read(&mut [0; 1])).await;
+    assert_eq!(end.expect("a clean end"), 0);
+    stopped.await.expect("stopped");
+}
+
+async fn answer(stream: &mut (impl AsyncReadExt + Unpin)) -> Answer {
+    let mut came = Vec::new();
+    within("an answer", async {
+        loop {
+            if let Some(answer) = Answer::take(&mut came) {
+                return answer;
+            }
+            let read = stream.read_buf(&mut came).await.expect("an answer");
+            assert!(read > 0, "closed after {:?}", String::from_utf8_lossy(&came));
+        }
+    })
+    .await
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dunlin_auth::ConnectionString;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
@@ -18,13 +19,15 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::hostile_kit::{Prey, Victim};
-use crate::raw::within;
+use crate::raw::{Raw, connack, within};
 
 /// A new device must be in by then, whoever else is at the door.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
 /// What a flood may cost the hub in memory at its height, in MiB, and what of it may stay.
 const GROWTH: u64 = 96;
 const REMAINS: u64 = 40;
+/// Once the lobbies are full, memory is flat: what may come on top then, in MiB.
+const UNSTEADY: u64 = 16;
 /// Connections of a flood that are opened at once.
 const BATCH: usize = 1_000;
 
@@ -113,6 +116,11 @@ async fn flood(port: &str, attack: Attack) {
     let newcomer = prey.create_device("newcomer").await;
     newcomer.enter().await;
     let stop = Arc::new(AtomicBool::new(false));
+    // The log's files are open when a message has been stored.
+    let mut first = publisher.enter().await.0;
+    publisher.deliver(&mut first, b"the first").await;
+    let baseline = prey.descriptors();
+    drop(first);
     let publishing = publish_on(publisher, stop.clone());
     let before = prey.resident();
     let attacker = Attacker {
@@ -127,7 +135,7 @@ async fn flood(port: &str, attack: Attack) {
     };
 
     let (mut held, mut longest) = (Vec::new(), Duration::ZERO);
-    let (mut highest, mut descriptors) = (0, 0);
+    let (mut full, mut highest, mut descriptors) = (0, 0, 0);
     for first in (0..size).step_by(BATCH) {
         let mut opening = JoinSet::new();
         for number in first..(first + BATCH).min(size) {
@@ -139,6 +147,10 @@ async fn flood(port: &str, attack: Attack) {
         held.extend(opened.into_iter().flatten());
         highest = highest.max(prey.resident());
         descriptors = descriptors.max(prey.descriptors());
+        // More than twice what the lobbies hold.
+        if first <= size / 2 {
+            full = highest;
+        }
     }
     trickle(&mut held).await;
     longest = longest.max(newcomer.enter().await.1);
@@ -148,26 +160,27 @@ async fn flood(port: &str, attack: Attack) {
     let (sent, longest_ack) = publishing.await.expect("a device that was not disturbed");
     let opened = held.len();
     drop(held);
-    // Memory goes back to the system by and by.
-    let settled = within("memory to be given back", async {
+    // Descriptors go at once, memory goes back to the system by and by.
+    let settled = within("descriptors and memory to be given back", async {
         loop {
             let after = prey.resident();
-            if after <= before + REMAINS {
+            if after <= before + REMAINS && prey.descriptors() <= baseline {
                 return after;
             }
-            // sleep: memory is polled, there is nothing to wait on.
+            // sleep: they are polled, there is nothing to wait on.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
     let after = settled.await;
     eprintln!(
-        "{attack:?} on {port}: {opened} of {size} opened, at most {descriptors} descriptors; a new \
-         device in within {longest:?}; {sent} messages, PUBACK within {longest_ack:?}; resident \
-         {before} MiB before, {highest} at the height, {after} after"
+        "{attack:?} on {port}: {opened} of {size} opened, at most {descriptors} descriptors, {baseline} before \
+         and after; a new device in within {longest:?}; {sent} messages, PUBACK within {longest_ack:?}; resident \
+         {before} MiB before, {full} half-way, {highest} at the height, {after} after"
     );
     assert!(sent > 0);
     assert!(longest < CONNECTED_WITHIN, "a new device waited {longest:?}");
     assert!(highest < before + GROWTH, "{before} MiB before, {highest} at the height");
+    assert!(highest < full + UNSTEADY, "{full} MiB half-way, {highest} at the height");
     prey.stop().await;
 }
 
@@ -229,5 +242,38 @@ async fn few_descriptors() {
     stop.store(true, Ordering::Relaxed);
     assert!(publishing.await.expect("undisturbed").0 > 0);
     drop(held);
+    prey.stop().await;
+}
+
+/// More devices than a process may have leave HTTPS its own share, an eighth.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_do_not_shut_https_out() {
+    // 128 stay free.
+    let (limit, room) = (224, 84);
+    let prey = Prey::start_limited(limit).await;
+    let client = prey.client();
+    let mut connected = Vec::new();
+    for number in 0..room + 12 {
+        let id = format!("d{number}");
+        let made = client.device_put(&id, &serde_json::json!({}), None).await.expect("created");
+        let key = made["authentication"]["symmetricKey"]["primaryKey"].as_str().expect("a key");
+        let login = format!("HostName=localhost;DeviceId={id};SharedAccessKey={key}");
+        let login = ConnectionString::parse(&login).expect("a connection string");
+        let device = Victim::new(&id, login, &prey.place());
+        match Raw::try_open(prey.address("mqtt_port"), prey.tls()).await {
+            Ok(mut raw) => {
+                raw.send(&device.connect().bytes()).await;
+                raw.expect(&connack(0)).await;
+                connected.push(raw);
+            }
+            Err(_) => assert_eq!(connected.len(), room, "there is still room"),
+        }
+    }
+    assert_eq!(connected.len(), room);
+    // On a new connection.
+    assert!(prey.run(&["device", "list"]).await.status.success());
+    for raw in &mut connected {
+        raw.expect_alive().await;
+    }
     prey.stop().await;
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use dunlin::client::Client;
 use dunlin::test_hub::TestHub;
 use dunlin_auth::connection_string::ConnectionString;
 use dunlin_auth::sas;
@@ -127,6 +128,14 @@ impl Prey {
         std::fs::read_dir(format!("/proc/{pid}/fd")).expect("Linux").count()
     }
 
+    /// With the owner's rights.
+    pub fn client(&self) -> Client {
+        let text = |name: &str| self.info[name].as_str().expect("text");
+        let login = ConnectionString::parse(text("owner_connection_string")).expect("the owner's");
+        let ca = std::fs::read(text("ca")).expect("the CA");
+        Client::new(login, Some(&ca), Some(self.address("https_port"))).expect("a client")
+    }
+
     pub async fn run(&self, args: &[&str]) -> Output {
         within("a command", dunlin().args(args).arg("--data").arg(self.data()).output())
             .await
@@ -208,22 +217,6 @@ impl Victim {
         raw.expect(&puback(7)).await;
         began.elapsed()
     }
-}
-
-/// From now on a panic on a connection thread of any hub in this process ends the process: ntex
-/// would close that one connection and go on, and no test would see it. A panic elsewhere in a hub
-/// is a 500, which the tests do see.
-pub fn no_panic_goes_unseen() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            before(panic);
-            if std::thread::current().name().is_some_and(|name| name.starts_with("gateway")) {
-                std::process::abort();
-            }
-        }));
-    });
 }
 
 /// The owner's token.

@@ -6,7 +6,7 @@ use dunlin_runtime::Role;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::hostile_http::Web;
+use crate::hostile_web::Web;
 use crate::mqtt_kit::{Device, Door, beside, deliver, door_beside};
 use crate::raw::within;
 

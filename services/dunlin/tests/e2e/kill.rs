@@ -25,22 +25,22 @@ const WINDOW: usize = 20;
 type Sent = (u64, u64);
 
 #[derive(Default)]
-struct History {
-    acked: BTreeMap<String, BTreeSet<Sent>>,
+pub struct History {
+    pub acked: BTreeMap<String, BTreeSet<Sent>>,
     /// What was read back, by place, so that reading a part twice counts once.
     read: BTreeMap<(u64, u64), (String, Sent)>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Verdict {
-    acked: usize,
-    lost: usize,
-    duplicates: usize,
-    disordered: usize,
+pub struct Verdict {
+    pub acked: usize,
+    pub lost: usize,
+    pub duplicates: usize,
+    pub disordered: usize,
 }
 
 impl History {
-    fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> Verdict {
         let mut verdict = Verdict::default();
         let mut seen: BTreeMap<&str, BTreeSet<Sent>> = BTreeMap::new();
         let mut last: BTreeMap<(&str, u64), u64> = BTreeMap::new();
@@ -109,6 +109,23 @@ async fn kill_while_publishing(
     round: u64,
     random: &mut fastrand::Rng,
 ) -> Vec<(String, Vec<Sent>)> {
+    let after = Duration::from_micros(random.u64(0..400_000));
+    publish_while(hub, devices, round, async |hub: Hub| {
+        // sleep: the moment of the kill is what is random here; nothing is waited for by it.
+        tokio::time::sleep(after).await;
+        hub.kill().await;
+    })
+    .await
+}
+
+/// Publishes with all devices; as soon as one was acknowledged something ends the hub. Returns what
+/// was acknowledged.
+pub async fn publish_while(
+    hub: Hub,
+    devices: &[ConnectionString],
+    round: u64,
+    end: impl AsyncFnOnce(Hub),
+) -> Vec<(String, Vec<Sent>)> {
     let (address, ca) = (hub.mqtt_address(), hub.ca_pem());
     let flowing = Arc::new(Notify::new());
     let tasks: Vec<_> = devices
@@ -119,9 +136,7 @@ async fn kill_while_publishing(
         })
         .collect();
     raw::within("the first acknowledgement", flowing.notified()).await;
-    // sleep: the moment of the kill is what is random here; nothing is waited for by it.
-    tokio::time::sleep(Duration::from_micros(random.u64(0..400_000))).await;
-    hub.kill().await;
+    end(hub).await;
     let mut all = Vec::new();
     for (device, task) in devices.iter().zip(tasks) {
         let Signer::Identity(id) = &device.signer else { unreachable!("a device's") };
@@ -192,7 +207,7 @@ impl Publishing {
 }
 
 /// Reads what the log has got since then.
-async fn read_back(hub: &Hub, since: jiff::Timestamp, history: &mut History) {
+pub async fn read_back(hub: &Hub, since: jiff::Timestamp, history: &mut History) {
     let since = since.to_string();
     let output =
         hub.command(&["events", "monitor", "--from", &since, "--timeout", "1", "--json"]).await;

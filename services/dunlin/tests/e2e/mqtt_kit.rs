@@ -106,7 +106,7 @@ impl Device {
 #[derive(Clone)]
 pub struct Door {
     pub address: SocketAddr,
-    tls: TlsConnector,
+    pub tls: TlsConnector,
 }
 
 impl Door {

@@ -43,9 +43,14 @@ impl Raw {
     }
 
     pub async fn try_open(address: SocketAddr, connector: &TlsConnector) -> io::Result<Self> {
-        let name = ServerName::try_from("localhost").expect("a name");
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
+        Self::over(tcp, connector).await
+    }
+
+    /// TLS on a connection that exists.
+    pub async fn over(tcp: TcpStream, connector: &TlsConnector) -> io::Result<Self> {
+        let name = ServerName::try_from("localhost").expect("a name");
         let stream = within("the TLS handshake", connector.connect(name, tcp)).await?;
         Ok(Self { stream })
     }

@@ -48,22 +48,32 @@ pub async fn serve(
 ) {
     let handshake = tokio::time::timeout(timeouts.tls_handshake, tls::accept(io, tls));
     let Ok(Ok(io)) = handshake.await else { return };
+    let draining = seat.lobby().draining().clone();
     let watch = Watch::new(seat, waiting, io.get_ref());
     let service = service_fn(move |request| {
         let (busy, gateway) = (watch.busy(), gateway.clone());
         async move {
             let response = forward(request, gateway, timeouts.http_body).await;
-            Ok::<_, Infallible>(response.map(|body| Answer::new(body, busy)))
+            Ok::<_, Infallible>(Answer::to(response, busy))
         }
     });
     // Not `pipeline_flush`: with it hyper closes without sending its last answers where bytes are left
     // that it has not read.
-    let served = http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(timeouts.http_head)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(Bridge::new(io, timeouts.http_body)), service)
-        .await;
+        .serve_connection(TokioIo::new(Bridge::new(io, timeouts.http_body)), service);
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        // First: a request that is there already is still answered.
+        biased;
+        served = &mut connection => served,
+        () = draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "HTTPS connection ended");
     }

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{Response, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use ntex::io::IoRef;
 use tokio::time::Sleep;
@@ -49,12 +50,18 @@ impl Drop for Busy {
 /// A response's body, which keeps its connection busy to its end.
 pub struct Answer<B> {
     body: B,
+    /// Of a stream of events, which has no end of its own: when the hub stops.
+    ends: Option<Pin<Box<dyn Future<Output = ()>>>>,
     _busy: Busy,
 }
 
 impl<B> Answer<B> {
-    pub fn new(body: B, busy: Busy) -> Self {
-        Self { body, _busy: busy }
+    pub fn to(response: Response<B>, busy: Busy) -> Response<Self> {
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        let is_stream = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        let draining = busy.0.seat.lobby().draining();
+        let ends = is_stream.then(|| Box::pin(draining.clone().cancelled_owned()) as _);
+        response.map(|body| Self { body, ends, _busy: busy })
     }
 }
 
@@ -66,6 +73,11 @@ impl<B: Body + Unpin> Body for Answer<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if let Some(ends) = &mut self.ends
+            && ends.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(None);
+        }
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

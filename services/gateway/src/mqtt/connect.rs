@@ -52,6 +52,10 @@ pub async fn open<F: Filter>(
     if connect.client_id.is_empty() {
         return refuse(io, ConnectAckReason::IdentifierRejected);
     }
+    // Nobody is authenticated for this: the device's next gateway will do that.
+    if worker.is_draining() {
+        return refuse(io, ConnectAckReason::ServiceUnavailable);
+    }
     let reservation = worker.reserve();
     let session = match authenticate(&connect, worker, reservation.key()).await {
         Ok(session) => session,
