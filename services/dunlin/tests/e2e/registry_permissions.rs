@@ -34,6 +34,7 @@ fn routes() -> Vec<(Method, &'static str, Permissions)> {
         (M::GET, "/statistics/service", READ),
         (M::GET, "/dunlin/v1/events", SERVICE),
         (M::POST, "/dunlin/v1/events/token", SERVICE),
+        (M::POST, "/dunlin/v1/events/commit", SERVICE),
         (M::GET, "/dunlin/v1/policies", ALL),
         (M::POST, "/dunlin/v1/policies", ALL),
         (M::GET, "/dunlin/v1/policies/x", ALL),
