@@ -49,6 +49,7 @@ pub static TABLE: &[Row] = &[
     (Method::POST, "/twins/{id}/methods", SERVICE),
     (Method::POST, "/twins/{id}/modules/{module}/methods", SERVICE),
     (Method::GET, "/dunlin/v1/events", SERVICE),
+    (Method::POST, "/dunlin/v1/events/commit", SERVICE),
     (Method::POST, "/dunlin/v1/events/token", SERVICE),
     (Method::GET, "/dunlin/v1/policies", ALL),
     (Method::POST, "/dunlin/v1/policies", ALL),

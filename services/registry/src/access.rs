@@ -71,13 +71,13 @@ impl Access {
         })
     }
 
-    /// The name of the policy that permits a back end all of `wanted` on `path`.
+    /// The policy that permits a back end all of `wanted` on `path`.
     pub(crate) async fn authorize(
         &self,
         token: &str,
         path: &str,
         wanted: Permissions,
-    ) -> Result<String, HubError> {
+    ) -> Result<Policy, HubError> {
         let token = SasToken::parse(token).map_err(unauthorized)?;
         let name = token.policy().ok_or_else(|| {
             HubError::new(
@@ -91,7 +91,7 @@ impl Access {
             return Err(unauthorized(SasError::WrongScope));
         }
         permit(&policy, wanted)?;
-        Ok(policy.name)
+        Ok(policy)
     }
 
     /// A token for a URL of `path`, and when it ends (Unix seconds), to who may do `wanted` there.
@@ -106,23 +106,27 @@ impl Access {
         Ok((query_token::issue(&self.identities.key, path, &policy, expires), expires))
     }
 
-    /// As `authorize`, by a token of `issue_query_token`. Its policy must still be there.
+    /// As `authorize`, by a token of `issue_query_token`. Its policy must still be there, with the
+    /// keys that it had.
     pub(crate) async fn authorize_query(
         &self,
         token: &str,
         path: &str,
         wanted: Permissions,
-    ) -> Result<String, HubError> {
-        let name = query_token::read(&self.identities.key, path, token, unix_seconds());
-        let name = name.ok_or_else(|| {
-            HubError::new(
-                ErrorCode::IotHubUnauthorized,
-                "the access_token is none of this path's, or its minute is over",
-            )
+    ) -> Result<Policy, HubError> {
+        let refused = |message| HubError::new(ErrorCode::IotHubUnauthorized, message);
+        let bearer = query_token::read(&self.identities.key, path, token, unix_seconds());
+        let bearer = bearer.ok_or_else(|| {
+            refused("the access_token is none of this path's, or its minute is over")
         })?;
-        let policy = self.policy(&name).await?;
+        let policy = self.policy(&bearer.policy).await?;
+        if !bearer.is(&policy) {
+            return Err(refused(
+                "a key of the access_token's policy has been renewed: take another",
+            ));
+        }
         permit(&policy, wanted)?;
-        Ok(policy.name)
+        Ok(policy)
     }
 
     async fn policy(&self, name: &str) -> Result<Policy, HubError> {

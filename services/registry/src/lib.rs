@@ -26,6 +26,19 @@ mod validate;
 
 pub use seal::{MasterKey, Unsealable};
 
+/// For tests of other crates.
+#[doc(hidden)]
+pub mod testing {
+    /// A query token of this hub whose minute is long over.
+    pub fn expired_query_token(
+        key: &crate::MasterKey,
+        path: &str,
+        policy: &dunlin_auth::Policy,
+    ) -> String {
+        crate::query_token::issue(key, path, policy, 1_000_000_000)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     /// All names of this hub: a SAS token may be made out to any of them.

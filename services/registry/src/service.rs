@@ -57,7 +57,7 @@ impl v1::registry_server::Registry for Service {
                 None => self.access.authorize(sas_token, path, wanted).await,
             }
         };
-        answer(authorize.await.map(|policy| v1::AuthorizeResponse { policy }))
+        answer(authorize.await.map(|policy| v1::AuthorizeResponse { policy: policy.name }))
     }
 
     async fn issue_query_token(

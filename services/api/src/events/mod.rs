@@ -1,11 +1,16 @@
-//! `GET /dunlin/v1/events`: what devices send, as server-sent events.
+//! `/dunlin/v1/events`: what devices send, as server-sent events, and how far a group has come.
+//!
+//! The `id` of each event says where to go on behind it, in every partition of the stream:
+//! `0:120,1:98` are partitions, each with the offset of its next event. The stream begins with such
+//! an id and repeats it while nothing comes. Who gives it back, as `Last-Event-ID` or in the query,
+//! goes on there: nothing is missed and nothing comes twice.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{Uri, header};
+use axum::http::{HeaderMap, Method, Uri, header};
 use axum::response::{IntoResponse, Response};
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::v1::registry_client::RegistryClient;
@@ -16,12 +21,16 @@ use crate::error::ApiError;
 use crate::guard::query;
 use crate::routes::Routes;
 
+mod commit;
 mod json;
 mod stream;
 pub(crate) mod token;
 
 /// Where the stream is; a token of `token` is good for it alone.
 const PATH: &str = "/dunlin/v1/events";
+/// A header, and a parameter for who cannot send one. The header counts first: a browser that
+/// connects again sends it with the URL it had.
+const LAST_EVENT_ID: &str = "last-event-id";
 
 /// The built-in endpoint. What it reads until routing fills it is the event log's to say.
 const TOPIC: &str = TOPIC_EVENTS;
@@ -34,7 +43,10 @@ pub(crate) struct Events {
 }
 
 pub(crate) fn routes(registry: RegistryClient<MeshChannel>, events: Events) -> Routes {
-    Routes::new(registry).get_by_query(PATH, open).with_state(events)
+    Routes::new(registry)
+        .get_by_query(PATH, open)
+        .on(Method::POST, "/dunlin/v1/events/commit", commit::commit)
+        .with_state(events)
 }
 
 /// What a reader asks for.
@@ -44,14 +56,12 @@ struct Request {
     device: Option<String>,
     /// Where a partition begins that nothing else is said of.
     from: Position,
-    /// Consumer group: begins where the group stopped, and moves it on behind what the reader was
-    /// given: at least once as long as the reader takes what is on its way to it; a reader that is
-    /// killed may leave the last batch, at most some hundred events a partition, counted as read.
-    /// With `device`, past the events of others too; two readers of a group
-    /// do not share the partitions, each is given everything.
+    /// Consumer group: begins where the group stopped. It moves on by `commit` alone, so what a
+    /// reader had not finished when it died is given to the next one: at least once. Two readers of
+    /// a group do not share the partitions, each is given everything.
     group: Option<String>,
-    /// Resumes behind these: partition and offset, as event ids have them.
-    after: Vec<(u32, u64)>,
+    /// Begins there, whatever the group says: partition and offset, as event ids have them.
+    positions: Vec<(u32, u64)>,
 }
 
 impl Request {
@@ -61,12 +71,8 @@ impl Request {
             Identity::device(device)?;
         }
         let group = parameters.get("group").cloned();
-        if group.as_ref().is_some_and(|name| {
-            name.is_empty()
-                || name.len() > 50
-                || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"$-._".contains(&b))
-        }) {
-            return Err(invalid("group has 1 to 50 letters, digits, $, -, . or _"));
+        if let Some(group) = &group {
+            check_group(group)?;
         }
         let from = match parameters.get("from").map(String::as_str) {
             None | Some("end") => Position::Latest,
@@ -77,19 +83,13 @@ impl Request {
                     .as_millisecond(),
             ),
         };
-        let after = parameters.get("after").map_or("", String::as_str);
-        let after = after.split(',').filter(|id| !id.is_empty()).map(|id| {
-            let (partition, offset) = id.split_once(':')?;
-            Some((partition.parse().ok()?, offset.parse().ok()?))
-        });
-        let after: Option<Vec<(u32, u64)>> = after.collect();
-        let after = after.ok_or_else(|| invalid("after is a list of partition:offset"))?;
-        Ok(Self { device, from, group, after })
+        let positions = positions(parameters.get(LAST_EVENT_ID).map_or("", String::as_str))?;
+        Ok(Self { device, from, group, positions })
     }
 
     /// The partitions to read, with the offsets to begin at. Asked before the answer begins, so
     /// that who has the head of the answer misses nothing that is sent from then on.
-    async fn starts(&self, log: &dyn EventLog) -> Result<Vec<(u32, u64)>, HubError> {
+    async fn starts(&self, log: &dyn EventLog) -> Result<Vec<(u32, u64)>, ApiError> {
         let count = log.partitions();
         let partitions = match &self.device {
             Some(device) => {
@@ -98,38 +98,91 @@ impl Request {
             }
             None => 0..count,
         };
+        for (partition, _) in &self.positions {
+            known_partition(*partition, count)?;
+            if let Some(device) = &self.device
+                && !partitions.contains(partition)
+            {
+                let own = partitions.start;
+                let message = format!("{device} is in partition {own}, not in {partition}");
+                return Err(invalid(&message));
+            }
+        }
         let committed = match &self.group {
-            Some(group) => log.group_positions(TOPIC, group).await?,
+            Some(group) => log.group_positions(TOPIC, group).await.map_err(HubError::from)?,
             None => Vec::new(),
         };
         let find = |list: &[(u32, u64)], wanted| {
             list.iter().find(|(partition, _)| *partition == wanted).map(|(_, offset)| *offset)
         };
-        let mut starts = Vec::new();
+        let (mut starts, mut new) = (Vec::new(), Vec::new());
         for partition in partitions {
-            let position = match (find(&self.after, partition), find(&committed, partition)) {
-                (Some(offset), _) => Position::Offset(offset.saturating_add(1)),
-                (None, Some(offset)) => Position::Offset(offset),
-                (None, None) => self.from,
-            };
-            starts.push((partition, log.seek(TOPIC, partition, position).await?));
+            let stopped = find(&committed, partition);
+            let position = find(&self.positions, partition).or(stopped);
+            let position = position.map_or(self.from, Position::Offset);
+            let start = log.seek(TOPIC, partition, position).await.map_err(HubError::from)?;
+            starts.push((partition, start));
+            if stopped.is_none() {
+                new.push((partition, start));
+            }
         }
-        // A new group begins here, whether or not anything comes before its reader goes.
-        if let Some(group) = &self.group {
-            log.group_commit(TOPIC, group, &starts).await?;
+        // A new group begins here, whether or not its reader comes to commit anything.
+        if let Some(group) = &self.group
+            && !new.is_empty()
+        {
+            log.group_commit(TOPIC, group, &new).await.map_err(HubError::from)?;
         }
         Ok(starts)
     }
 }
 
-async fn open(State(events): State<Events>, uri: Uri) -> Result<Response, ApiError> {
-    let request = Request::parse(&query(&uri)?)?;
+async fn open(
+    State(events): State<Events>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let mut parameters = query(&uri)?;
+    if let Some(id) = headers.get(LAST_EVENT_ID) {
+        let id = String::from_utf8_lossy(id.as_bytes()).into_owned();
+        parameters.insert(LAST_EVENT_ID.to_owned(), id);
+    }
+    let request = Request::parse(&parameters)?;
     let starts = request.starts(&*events.log).await?;
-    let frames = stream::start(events, request, starts);
+    let frames = stream::start(events, request.device, starts);
     let body = futures_util::StreamExt::map(frames, Ok::<Bytes, std::convert::Infallible>);
     let headers =
         [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
     Ok((headers, Body::from_stream(body)).into_response())
+}
+
+/// Reads an event's id.
+fn positions(id: &str) -> Result<Vec<(u32, u64)>, ApiError> {
+    let each = id.split(',').filter(|position| !position.is_empty()).map(|position| {
+        let (partition, offset) = position.split_once(':')?;
+        Some((partition.parse().ok()?, offset.parse().ok()?))
+    });
+    let positions: Option<Vec<_>> = each.collect();
+    positions.ok_or_else(|| {
+        invalid("last-event-id is a list of partition:offset, as the ids of events are")
+    })
+}
+
+fn check_group(name: &str) -> Result<(), ApiError> {
+    if !(1..=50).contains(&name.len())
+        || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"$-._".contains(&b))
+    {
+        return Err(invalid("group has 1 to 50 letters, digits, $, -, . or _"));
+    }
+    Ok(())
+}
+
+fn known_partition(partition: u32, count: u32) -> Result<(), ApiError> {
+    if partition < count {
+        return Ok(());
+    }
+    let last = count - 1;
+    let message = format!("there is no partition {partition}: this hub has {count}, 0 to {last}");
+    Err(invalid(&message))
 }
 
 fn invalid(message: &str) -> ApiError {
@@ -149,19 +202,19 @@ mod tests {
             assert_eq!(got.ok(), want, "{text}");
         }
         let plain =
-            || Request { device: None, from: Position::Latest, group: None, after: Vec::new() };
+            || Request { device: None, from: Position::Latest, group: None, positions: Vec::new() };
         check("", Some(plain()));
-        check("from=end&after=", Some(plain()));
+        check("from=end&last-event-id=", Some(plain()));
         check("from=start", Some(Request { from: Position::Earliest, ..plain() }));
         check(
             "from=1970-01-01T00:00:01.5Z&device=d%231",
             Some(Request { from: Position::Time(1_500), device: Some("d#1".into()), ..plain() }),
         );
         check(
-            "group=%24Default&after=0:7,3:18446744073709551615",
+            "group=%24Default&last-event-id=0:7,3:18446744073709551615",
             Some(Request {
                 group: Some("$Default".into()),
-                after: vec![(0, 7), (3, u64::MAX)],
+                positions: vec![(0, 7), (3, u64::MAX)],
                 ..plain()
             }),
         );
@@ -171,11 +224,11 @@ mod tests {
             "device=",
             "group=",
             "group=a/b",
-            "after=1",
-            "after=a:b",
-            "after=-1:0",
+            "last-event-id=1",
+            "last-event-id=a:b",
+            "last-event-id=-1:0",
             "from=",
-            "after=0:18446744073709551616",
+            "last-event-id=0:18446744073709551616",
         ] {
             check(bad, None);
         }

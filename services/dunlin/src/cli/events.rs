@@ -1,6 +1,5 @@
 //! `dunlin events …`
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -9,12 +8,16 @@ use serde_json::Value;
 use super::LoginArgs;
 use super::failure::Failure;
 use super::monitor::{From, Monitor, Place};
-use super::output::{line, printable};
+use super::output::printable;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Print what devices send, as it comes. A hub that goes is waited for.
     #[command(after_help = "\
+What was printed is not printed again when the hub comes back. A consumer group is moved on once a \
+second behind what was printed, and at the end: whoever reads on as that group, also after a \
+monitor was killed, is shown everything, some of it perhaps twice.
+
 Example: what one device has sent so far, then stop
   dunlin events monitor -d my-device --from-start --timeout 2 --json
 Example: a back end that goes on where it stopped, whenever it is started
@@ -27,7 +30,8 @@ pub(super) struct MonitorArgs {
     /// Only this device's events (and its modules').
     #[arg(long, short = 'd', value_name = "ID")]
     device_id: Option<String>,
-    /// Begin where this consumer group stopped, and move it on.
+    /// Begin where this consumer group stopped, and move it on behind what is printed. A new group
+    /// begins as --from and --from-start say, or with what is sent from now on.
     #[arg(long, visible_alias = "cg", value_name = "NAME")]
     group: Option<String>,
     /// Begin with the oldest event that is kept.
@@ -60,7 +64,7 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
     let json = arguments.json;
     let idle = arguments.timeout.map(Duration::from_secs);
     Monitor::new(&arguments.login, arguments.place(), idle)
-        .run(|event| line(&if json { event.data.to_string() } else { shown(&event.data["event"]) }))
+        .run(|event| if json { event.data.to_string() } else { shown(&event.data["event"]) })
         .await
 }
 
@@ -71,12 +75,14 @@ impl MonitorArgs {
             (false, Some(time)) => From::Time(time),
             (false, None) => From::End,
         };
+        let position =
+            self.from_offset.iter().map(|(partition, offset)| format!("{partition}:{offset}"));
         Place {
             from,
             device: self.device_id.clone(),
             group: self.group.clone(),
-            offsets: self.from_offset.iter().copied().collect(),
-            printed: BTreeMap::new(),
+            partitions: self.from_offset.iter().map(|(partition, _)| *partition).collect(),
+            position: position.collect::<Vec<_>>().join(","),
         }
     }
 }

@@ -1,15 +1,18 @@
 //! Watching events for as long as it takes: a hub that goes is waited for, and reading goes on
-//! behind what was printed.
+//! behind what was printed. A consumer group is moved on behind that, too, and no further.
 
-use std::collections::BTreeMap;
+use std::iter;
 use std::time::Duration;
 
+use anyhow::Context;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::LoginArgs;
 use super::failure::Failure;
+use super::output::line;
+use super::serve::Signals;
 use crate::client::{ClientError, Event, EventStream, encoded};
 
 /// Between two looks whether the hub is back; each a little by chance, lest all who wait come at
@@ -19,6 +22,10 @@ const RETRY: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(100))
     .with_max_delay(Duration::from_secs(5))
     .without_max_times();
+/// From the first event that is not committed to the commit.
+const COMMIT: Duration = Duration::from_secs(1);
+/// The last commit's, for which somebody waits who wants this to end.
+const LAST_COMMIT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum From {
@@ -33,6 +40,8 @@ pub(super) struct Monitor<'a> {
     place: Place,
     /// End when nothing came for so long.
     idle: Option<Duration>,
+    /// When the group is to be moved on behind what was printed, if it is not there.
+    due: Option<Instant>,
 }
 
 /// What to ask for, and how far the reader has come.
@@ -41,17 +50,16 @@ pub(super) struct Place {
     pub from: From,
     pub device: Option<String>,
     pub group: Option<String>,
-    /// Only these partitions, each from that offset on. None: all of them.
-    pub offsets: BTreeMap<u32, u64>,
-    /// The last offset that was printed, by partition.
-    pub printed: BTreeMap<u32, u64>,
+    /// Only these partitions. None: all of them.
+    pub partitions: Vec<u32>,
+    /// Behind what was printed, as the ids of events have it. Before the first stream, of the
+    /// partitions alone that were asked for.
+    pub position: String,
 }
 
 impl Place {
     fn query(&self) -> String {
         let from = match &self.from {
-            // Before the first record no offset stands to be named.
-            _ if self.offsets.values().any(|offset| *offset == 0) => "start".to_owned(),
             From::Start => "start".to_owned(),
             From::Time(time) => encoded(&time.to_string()),
             From::End => "end".to_owned(),
@@ -62,109 +70,148 @@ impl Place {
                 query.push_str(&format!("&{name}={}", encoded(value)));
             }
         }
-        let before = |(partition, offset): (&u32, &u64)| Some((*partition, offset.checked_sub(1)?));
-        let mut after: BTreeMap<u32, u64> = self.offsets.iter().filter_map(before).collect();
-        after.extend(&self.printed);
-        if !after.is_empty() {
-            let after: Vec<_> = after.iter().map(|(p, offset)| format!("{p}:{offset}")).collect();
-            query.push_str(&format!("&after={}", after.join(",")));
+        if !self.position.is_empty() {
+            query.push_str(&format!("&last-event-id={}", self.position));
         }
         query
     }
 
-    /// Whether the event is to be printed; from then on it counts as printed.
-    fn take(&mut self, event: &Event) -> bool {
-        let id = event.id.split_once(':');
-        let Some((partition, offset)) = id
-            .and_then(|(partition, offset)| Some((partition.parse().ok()?, offset.parse().ok()?)))
-        else {
-            return true;
-        };
-        if !self.offsets.is_empty() && !self.offsets.contains_key(&partition) {
-            return false;
-        }
-        // A hub that starts anew with nothing counts from 0 again: less than was printed is new.
-        self.printed.insert(partition, offset) != Some(offset)
+    fn wants(&self, event: &Event) -> bool {
+        let wanted = |partition: &u32| event.data["event"]["partition"] == *partition;
+        self.partitions.is_empty() || self.partitions.iter().any(wanted)
     }
 }
 
 impl<'a> Monitor<'a> {
     pub(super) fn new(login: &'a LoginArgs, place: Place, idle: Option<Duration>) -> Self {
-        Self { login, place, idle }
+        Self { login, place, idle, due: None }
     }
 
-    /// Hands each event to `print`, until nothing comes any more or the hub refuses.
-    pub(super) async fn run(
-        &mut self,
-        mut print: impl FnMut(&Event) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        // A hub that was never there is not waited for.
-        let mut stream = self.open().await?;
+    /// Prints each event as `show` says, until nothing comes any more, the hub refuses, or somebody
+    /// asks for the end.
+    pub(super) async fn run(&mut self, show: impl Fn(&Event) -> String) -> Result<(), Failure> {
+        let mut signals = Signals::listen().context("cannot wait for signals")?;
+        let done = tokio::select! {
+            done = self.watch(&show) => done,
+            () = signals.next() => Ok(()),
+        };
+        if self.due.is_none() {
+            return done;
+        }
+        let last = timeout(LAST_COMMIT, self.commit()).await;
+        last.unwrap_or_else(|_| Err(lost("it did not answer when the group was to be moved on")))
+            .and(done)
+    }
+
+    async fn watch(&mut self, show: &impl Fn(&Event) -> String) -> Result<(), Failure> {
         let mut heard = Instant::now();
-        loop {
-            let reason = loop {
-                let next = match self.idle {
-                    None => stream.next().await,
-                    Some(idle) => {
-                        match tokio::time::timeout_at(heard + idle, stream.next()).await {
-                            Ok(next) => next,
-                            Err(_) => return Ok(()),
-                        }
-                    }
-                };
-                match next {
-                    Ok(Some(event)) => {
-                        heard = Instant::now();
-                        if self.place.take(&event) {
-                            print(&event)?;
-                        }
-                    }
-                    Ok(None) => break "it has ended the stream".to_owned(),
-                    Err(error) => break error.to_string(),
-                }
-            };
+        // A hub that was never there is not waited for.
+        let opened = until(self.deadline(heard), self.open()).await;
+        let mut stream = opened.unwrap_or_else(|| Err(lost("it did not answer in time")))?;
+        while let Some(reason) = self.follow(&mut stream, &mut heard, show).await? {
             eprintln!("the hub has gone ({reason}); waiting for it");
             stream = self.reopen(heard).await?;
             heard = Instant::now();
             eprintln!("the hub is back; going on behind what was printed");
         }
+        Ok(())
     }
 
-    async fn open(&mut self) -> Result<EventStream, Failure> {
+    /// Until the hub goes, for the reason that is returned, or nothing comes any more.
+    async fn follow(
+        &mut self,
+        stream: &mut EventStream,
+        heard: &mut Instant,
+        show: &impl Fn(&Event) -> String,
+    ) -> Result<Option<String>, Failure> {
+        loop {
+            // All that came before was printed.
+            stream.position().clone_into(&mut self.place.position);
+            if self.due.is_some_and(|due| due <= Instant::now()) {
+                match self.commit().await {
+                    Ok(()) => {}
+                    Err(failure) if comes_back(&failure) => {
+                        return Ok(Some("it did not move the group on".to_owned()));
+                    }
+                    Err(failure) => return Err(failure),
+                }
+            }
+            let end = self.deadline(*heard);
+            let event = match until(end.into_iter().chain(self.due).min(), stream.next()).await {
+                Some(Ok(Some(event))) => event,
+                Some(Ok(None)) => return Ok(Some("it has ended the stream".to_owned())),
+                Some(Err(error)) => return Ok(Some(error.to_string())),
+                None if end.is_some_and(|end| end <= Instant::now()) => return Ok(None),
+                None => continue,
+            };
+            let events = iter::once(event).chain(iter::from_fn(|| stream.buffered()));
+            let wanted = events.filter(|event| self.place.wants(event));
+            print(wanted.map(|event| show(&event)).collect()).await?;
+            *heard = Instant::now();
+            if self.place.group.is_some() {
+                self.due.get_or_insert(*heard + COMMIT);
+            }
+        }
+    }
+
+    /// When nothing was heard for too long.
+    fn deadline(&self, heard: Instant) -> Option<Instant> {
+        heard.checked_add(self.idle?)
+    }
+
+    async fn open(&self) -> Result<EventStream, Failure> {
         // Anew each time: a hub that starts again may have taken other ports.
-        let stream = self.login.client()?.events(&self.place.query()).await?;
-        // From now on nothing may be missed, also of partitions of which nothing was printed yet.
-        if self.place.from == From::End {
-            self.place.from = From::Time(stream.opened());
-        }
-        Ok(stream)
+        Ok(self.login.client()?.events(&self.place.query()).await?)
     }
 
-    async fn reopen(&mut self, heard: Instant) -> Result<EventStream, Failure> {
-        let mut last = None;
-        for wait in RETRY.build() {
-            let deadline = self.idle.map(|idle| heard + idle);
-            if let Some(deadline) = deadline
-                && deadline < Instant::now() + wait
-            {
-                // Nobody was heard, but nobody can say either that nothing was sent.
-                tokio::time::sleep_until(deadline).await;
-                break;
-            }
-            tokio::time::sleep(wait).await;
-            match self.open().await {
-                Ok(stream) => return Ok(stream),
-                Err(failure) if comes_back(&failure) => last = Some(failure),
-                Err(failure) => return Err(failure),
-            }
+    /// Moves the group on behind what was printed.
+    async fn commit(&mut self) -> Result<(), Failure> {
+        if let Some(group) = &self.place.group {
+            self.login.client()?.events_commit(group, &self.place.position).await?;
         }
-        Err(last.unwrap_or_else(|| {
-            Failure::Lost(
-                "the hub has gone and did not come back in time\ngive it longer with --timeout"
-                    .to_owned(),
-            )
-        }))
+        self.due = None;
+        Ok(())
     }
+
+    async fn reopen(&self, heard: Instant) -> Result<EventStream, Failure> {
+        let mut last = None;
+        let back = async {
+            for wait in RETRY.build() {
+                sleep(wait).await;
+                match self.open().await {
+                    Err(failure) if comes_back(&failure) => last = Some(failure),
+                    opened => return Some(opened),
+                }
+            }
+            None
+        };
+        // Nobody was heard, but nobody can say either that nothing was sent.
+        let opened = until(self.deadline(heard), back).await.flatten();
+        opened.unwrap_or_else(|| {
+            Err(last.unwrap_or_else(|| lost("it has gone and did not come back in time")))
+        })
+    }
+}
+
+/// Away from the runtime: who reads our output may take his time, and signals are to be heard.
+async fn print(lines: Vec<String>) -> Result<(), Failure> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let printed = tokio::task::spawn_blocking(move || line(&lines.join("\n"))).await;
+    printed.context("cannot print")?
+}
+
+/// `None` when the time is over first.
+async fn until<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+fn lost(what: &str) -> Failure {
+    Failure::Lost(format!("the hub is lost: {what}\ngive it longer with --timeout"))
 }
 
 /// Whether it may be otherwise in a while.
@@ -184,9 +231,9 @@ mod tests {
 
     use super::*;
 
-    fn place(from: From, offsets: &[(u32, u64)], printed: &[(u32, u64)]) -> Place {
-        let map = |pairs: &[(u32, u64)]| pairs.iter().copied().collect();
-        Place { from, device: None, group: None, offsets: map(offsets), printed: map(printed) }
+    fn place(from: From, partitions: &[u32], position: &str) -> Place {
+        let (partitions, position) = (partitions.to_vec(), position.to_owned());
+        Place { from, device: None, group: None, partitions, position }
     }
 
     #[test]
@@ -195,25 +242,24 @@ mod tests {
         fn check(place: &Place, want: &str) {
             assert_eq!(place.query(), want);
         }
-        check(&place(From::End, &[], &[]), "from=end");
-        check(&place(From::Start, &[], &[(0, 7), (3, 0)]), "from=start&after=0:7,3:0");
-        check(&place(From::End, &[(1, 5), (2, 9)], &[(2, 11)]), "from=end&after=1:4,2:11");
-        check(&place(From::End, &[(1, 0)], &[]), "from=start");
+        check(&place(From::End, &[], ""), "from=end");
+        check(&place(From::Start, &[], "0:7,3:0"), "from=start&last-event-id=0:7,3:0");
         let time = From::Time("2026-01-31T12:00:00Z".parse().expect("a time"));
-        let mut named = place(time, &[], &[]);
+        let mut named = place(time, &[], "");
         (named.device, named.group) = (Some("a#b".into()), Some("$Default".into()));
         let want = "from=2026%2D01%2D31T12%3A00%3A00Z&device=a%23b&group=%24Default";
         check(&named, want);
     }
 
     #[test]
-    fn an_event_is_printed_once() {
-        let event = |id: &str| Event { id: id.to_owned(), data: json!({}) };
-        let mut all = place(From::Start, &[], &[]);
-        assert!(all.take(&event("0:1")) && all.take(&event("1:1")) && all.take(&event("0:2")));
-        assert!(!all.take(&event("0:2")));
-        assert_eq!(all.printed, BTreeMap::from([(0, 2), (1, 1)]));
-        let mut one = place(From::Start, &[(1, 0)], &[]);
-        assert!(!one.take(&event("0:1")) && one.take(&event("1:0")));
+    fn partitions_are_printed_alone() {
+        let event = |partition: u32| Event {
+            id: String::new(),
+            data: json!({"event": {"partition": partition}}),
+        };
+        let all = place(From::Start, &[], "");
+        assert!(all.wants(&event(0)) && all.wants(&event(1)));
+        let one = place(From::Start, &[1], "1:5");
+        assert!(!one.wants(&event(0)) && one.wants(&event(1)));
     }
 }

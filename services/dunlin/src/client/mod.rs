@@ -1,5 +1,6 @@
 //! A client of the hub's REST API, for the command line and for tests.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -216,9 +217,21 @@ impl Client {
     /// Opens the event stream; `query` is encoded. What is sent once this returns is seen.
     pub async fn events(&self, query: &str) -> Result<EventStream, ClientError> {
         let path = format!("/dunlin/v1/events?{query}");
-        let response = self.send(self.request(Method::GET, &path)).await?;
-        let response = self.accept(response).await?;
-        Ok(EventStream::new(response, self.base.clone()))
+        let request = self.request(Method::GET, &path);
+        let response = self.accept(self.send(request).await?).await?;
+        EventStream::begin(response, self.base.clone()).await
+    }
+
+    /// Says that a consumer group is done with what comes before `position`, an event's id.
+    pub async fn events_commit(&self, group: &str, position: &str) -> Result<(), ClientError> {
+        let positions: BTreeMap<&str, u64> = position
+            .split(',')
+            .filter_map(|one| one.split_once(':'))
+            .filter_map(|(partition, next)| Some((partition, next.parse().ok()?)))
+            .collect();
+        let body = serde_json::json!({ "group": group, "positions": positions });
+        let request = self.request(Method::POST, "/dunlin/v1/events/commit").json(&body);
+        self.call(request).await.map(drop)
     }
 
     /// The answer, if it is a success.

@@ -1,18 +1,26 @@
-//! `dunlin events monitor`: where it begins, and that it goes on over a restart of the hub.
+//! `dunlin events monitor`: where it begins, that it goes on over a restart of the hub, and that a
+//! group goes on over the death of its monitor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dunlin::test_hub::TestHub;
+use dunlin_auth::Key;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader as AsyncReader};
 
 use crate::cli::{Up, ask, bad, dunlin, good};
 use crate::cli_simulate::{simulate, stored};
+use crate::events::{append, positions};
+use crate::process;
+use crate::raw::within;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -66,13 +74,6 @@ impl Monitor {
                 return;
             }
         }
-    }
-
-    /// Of how many devices there are events of that run.
-    fn devices(&self, run: &str) -> usize {
-        let devices = self.events.iter().filter_map(|event| event["origin"].as_str());
-        let devices: BTreeSet<_> = devices.filter(|device| device.starts_with(run)).collect();
-        devices.len()
     }
 
     /// Events of that property, with their places.
@@ -129,11 +130,7 @@ fn nothing_is_lost_or_doubled_over_a_restart() {
         let mut sender = simulate(data, &[&arguments[..], &["--props", &property]].concat());
         let sender = sender.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
         all.read(all.events.len() + 30);
-        // A group is committed by the hub, also behind what is still on its way: a partition that
-        // showed something is resumed behind that.
-        while group.devices(run) < 6 {
-            group.read(group.events.len() + 1);
-        }
+        group.read(group.events.len() + 30);
         if asked {
             assert_eq!(hub.stop(), Some(0));
         } else {
@@ -225,6 +222,7 @@ fn a_monitor_begins_where_it_is_told() {
         bad(&ask(data, &[&["events", "monitor"], wrong].concat()), 2, wrong[0]);
     }
     bad(&ask(data, &["events", "monitor", "--group", "a/b"]), 1, "ArgumentInvalid");
+    bad(&ask(data, &["events", "monitor", "--from-offset", "4:0"]), 1, "this hub has 4, 0 to 3");
 
     // A hub that goes and does not come back ends it when its time is over, and not with 0.
     let mut waiting = Monitor::start(data, &["--from-start", "--timeout", "2"]);
@@ -233,4 +231,94 @@ fn a_monitor_begins_where_it_is_told() {
     waiting.says("the hub has gone");
     assert_eq!(waiting.child.wait().expect("it ends").code(), Some(3));
     bad(&ask(data, &["events", "monitor"]), 3, "dunlin up");
+}
+
+#[test]
+fn a_timeout_ends_it_whatever_the_hub_does() {
+    // The kernel takes the connection, and nobody says anything on it.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let host = format!("localhost:{}", silent.local_addr().expect("an address").port());
+    let key = Key::generate().to_base64();
+    let login = format!("HostName={host};SharedAccessKeyName=service;SharedAccessKey={key}");
+    let asked = dunlin(&["events", "monitor", "--timeout", "1", "--login", &login]).output();
+    bad(&asked.expect("it runs"), 3, "--timeout");
+}
+
+/// Of a group, on a hub whose log can be looked into.
+fn group_monitor(hub: &TestHub, more: &[&str]) -> tokio::process::Command {
+    let ca = hub.folder().join("ca-of-the-test.pem");
+    std::fs::write(&ca, hub.ca_pem()).expect("written");
+    let mut command = process::dunlin();
+    command.args(["events", "monitor", "--json", "--group", "g"]).args(more);
+    command.arg("--login").arg(hub.owner_connection_string().to_string()).arg("--ca").arg(ca);
+    command.kill_on_drop(true);
+    command
+}
+
+/// Partition and offset of a line.
+fn place(line: &str) -> (u32, u64) {
+    let event = event(line);
+    let number = |name: &str| event[name].as_u64().expect("a number");
+    (u32::try_from(number("partition")).expect("a partition"), number("offset"))
+}
+
+/// A monitor whose reader is slow, and then does not read at all, is sent that signal in the midst.
+async fn a_group_outlives_its_monitor(signal: &str, code: Option<i32>) {
+    const EVENTS: usize = 2_000;
+    let hub = TestHub::all_in_one().await;
+    let body = format!("\"{}\"", "x".repeat(1_000));
+    for number in 0..EVENTS {
+        append(&hub, &format!("device-{}", number % 8), &body);
+    }
+    let mut child =
+        group_monitor(&hub, &["--from-start"]).stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut stdout = AsyncReader::new(child.stdout.take().expect("piped"));
+    let mut printed = BTreeSet::new();
+    let mut line = String::new();
+    // Until the group has been moved on for the first time.
+    while positions(&hub, "g").await.values().sum::<u64>() == 0 {
+        line.clear();
+        within("a line", stdout.read_line(&mut line)).await.expect("text");
+        printed.insert(place(&line));
+        assert!(printed.len() < EVENTS, "all was printed, and nothing committed");
+        // sleep: between two looks at the group, whose number the events bound.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let pid = child.id().expect("running").to_string();
+    let kill = ["-c", &format!("kill -{signal} $0"), &pid];
+    assert!(std::process::Command::new("sh").args(kill).status().expect("kill").success());
+    assert_eq!(within("its end", child.wait()).await.expect("a status").code(), code);
+    // What it had written is with its reader, but for a line that it did not finish.
+    loop {
+        line.clear();
+        stdout.read_line(&mut line).await.expect("text");
+        if !line.ends_with('\n') {
+            break;
+        }
+        printed.insert(place(&line));
+    }
+    assert!(printed.len() < EVENTS, "it was not in the midst of it");
+    for (partition, next) in positions(&hub, "g").await {
+        for offset in 0..next {
+            assert!(printed.contains(&(partition, offset)), "{partition}:{offset} was committed");
+        }
+    }
+    let rest = group_monitor(&hub, &["--timeout", "2"]).output();
+    let rest = good(&within("the rest", rest).await.expect("it runs"));
+    assert!(rest.lines().count() < EVENTS, "the group did not go on where it was");
+    printed.extend(rest.lines().map(place));
+    assert_eq!(printed.len(), EVENTS);
+    assert_eq!(positions(&hub, "g").await.values().sum::<u64>(), EVENTS as u64);
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_monitor_loses_nothing_of_its_group() {
+    a_group_outlives_its_monitor("KILL", None).await;
+}
+
+/// It ends though nobody takes what it prints, and says how far it came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_monitor_ends_when_it_is_asked_to() {
+    a_group_outlives_its_monitor("TERM", Some(0)).await;
 }

@@ -99,11 +99,11 @@ async fn targets_and_methods_that_no_client_has(hub: &TestHub) {
         "/devices?top=1e3",
         "/devices?top=%ff",
         "/devices?top=1&top=2",
-        "/dunlin/v1/events?after=-1:1",
+        "/dunlin/v1/events?last-event-id=-1:1",
         "/dunlin/v1/events?from=9999999999-01-01T00:00:00Z",
         "/dunlin/v1/events?device=%00",
         "/dunlin/v1/events?group=%2e%2e%2f",
-        "/dunlin/v1/events?after=0:99999999999999999999999",
+        "/dunlin/v1/events?last-event-id=0:99999999999999999999999",
     ] {
         for method in ["GET", "PUT", "DELETE", "POST", "PATCH", "HEAD", "TRACE", "CONNECT", "BREW"]
         {

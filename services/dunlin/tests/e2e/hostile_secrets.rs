@@ -4,14 +4,19 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use dunlin::test_hub::TestHub;
 use dunlin_auth::connection_string::{ConnectionString, Signer};
-use dunlin_auth::{Key, sas};
+use dunlin_auth::{Key, Permissions, Policy, sas};
 use dunlin_model::Identity;
+use dunlin_registry::MasterKey;
+use dunlin_registry::testing::expired_query_token;
 use dunlin_runtime::clock;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::hostile_kit::{Answer, Place, Prey, Victim};
@@ -63,10 +68,14 @@ fn token(resource: &str, policy: Option<&str>, key: &Key) -> String {
     sas::sign(resource, policy, key, clock::unix_seconds() + 3_600)
 }
 
-async fn ask(place: &Place, request: &str) -> Answer {
+async fn dial(place: &Place) -> TlsStream<TcpStream> {
     let tcp = TcpStream::connect(place.https).await.expect("a connection");
     let name = ServerName::try_from("localhost").expect("a name");
-    let mut tls = place.tls.connect(name, tcp).await.expect("TLS");
+    place.tls.connect(name, tcp).await.expect("TLS")
+}
+
+async fn ask(place: &Place, request: &str) -> Answer {
+    let mut tls = dial(place).await;
     tls.write_all(request.as_bytes()).await.expect("sent");
     let mut came = Vec::new();
     let _ = within("an answer", tls.read_to_end(&mut came)).await;
@@ -172,6 +181,76 @@ async fn back_ends(place: &Place, secrets: &mut Secrets, owner: &ConnectionStrin
     rest(place, "GET", "/dunlin/v1/events?device=%00", &good, "").await;
 }
 
+/// Tokens for URLs: issued, used, used where and when they are not good, and not for what they are.
+async fn browsers(
+    place: &Place,
+    secrets: &mut Secrets,
+    owner: &ConnectionString,
+    master_key: &MasterKey,
+) {
+    const EVENTS: &str = "/dunlin/v1/events";
+    let good = token(owner.hostname(), Some("iothubowner"), &owner.key);
+    secrets.token("the owner's token", &good);
+    let mut issued = Vec::new();
+    for _ in 0..2 {
+        let answer = rest(place, "POST", &format!("{EVENTS}/token"), &good, "").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let body: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        issued.push(body["token"].as_str().expect("a token").to_owned());
+    }
+    let policies = rest(place, "GET", "/dunlin/v1/policies/iothubowner", &good, "").await;
+    let shown: Value = serde_json::from_slice(&policies.body).expect("JSON");
+    let key = |name: &str| Key::from_base64(shown[name].as_str().expect("a key")).expect("a key");
+    let policy = Policy {
+        name: "iothubowner".to_owned(),
+        permissions: Permissions::NONE,
+        primary: key("primaryKey"),
+        secondary: key("secondaryKey"),
+    };
+    secrets.key("the owner's second key", &policy.secondary);
+    let expired = expired_query_token(master_key, EVENTS, &policy);
+    let damaged = format!("x{}", issued[0]);
+    for (what, token) in [
+        ("a token for a URL", &issued[0]),
+        ("another token for a URL", &issued[1]),
+        ("an expired token for a URL", &expired),
+        ("a damaged token for a URL", &damaged),
+    ] {
+        // All of them begin alike with what says the form; what follows is each one's own.
+        secrets.0.insert(token[2..18].to_owned(), what.to_owned());
+        secrets.0.insert(token.to_owned(), what.to_owned());
+    }
+    let by_url = |target: &str| {
+        format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    };
+    // As it is meant: the stream opens, and is left.
+    let mut tls = dial(place).await;
+    let target = format!("{EVENTS}?from=end&access_token={}", issued[0]);
+    tls.write_all(by_url(&target).as_bytes()).await.expect("sent");
+    let mut came = Vec::new();
+    while !String::from_utf8_lossy(&came).contains("id: ") {
+        let read = within("the stream", tls.read_buf(&mut came)).await.expect("read");
+        assert!(read > 0, "{}", String::from_utf8_lossy(&came));
+    }
+    drop(tls);
+    for (target, status) in [
+        (format!("{EVENTS}?access_token={expired}"), 401),
+        (format!("{EVENTS}?access_token={damaged}"), 401),
+        (format!("{EVENTS}?access_token={}&access_token={damaged}", issued[0]), 401),
+        (format!("{EVENTS}?from=x&access_token={}", issued[1]), 400),
+        (format!("{EVENTS}?last-event-id={0}&access_token={0}", issued[1]), 400),
+        (format!("{EVENTS}/{}", issued[1]), 404),
+        (format!("{EVENTS}/token?access_token={}", issued[1]), 405),
+        (format!("/devices?api-version=2021-04-12&access_token={}", issued[1]), 401),
+    ] {
+        let answer = ask(place, &by_url(&target)).await;
+        assert_eq!(answer.status, status, "{target}: {answer:?}");
+    }
+    for header in [issued[1].clone(), format!("Bearer {}", issued[1])] {
+        assert_eq!(rest(place, "GET", EVENTS, &header, "").await.status, 401);
+    }
+}
+
 async fn no_secret_is_logged_at(level: &str, json: bool) {
     let prey = match json {
         false => Prey::start(&[("DUNLIN_LOG", level)]).await,
@@ -191,6 +270,9 @@ async fn no_secret_is_logged_at(level: &str, json: bool) {
     }
     devices(&prey.place(), &mut secrets, &victim).await;
     back_ends(&prey.place(), &mut secrets, &owner).await;
+    let text = std::fs::read_to_string(prey.data().join("master.key")).expect("the master key");
+    let bytes = STANDARD.decode(text.trim()).expect("base64").try_into().expect("32 bytes");
+    browsers(&prey.place(), &mut secrets, &owner, &MasterKey::new(&bytes)).await;
     // The command line, and its mistakes.
     prey.run(&["device", "list"]).await;
     for login in
@@ -297,6 +379,7 @@ fn log_all() {
             ConnectionString { host: owner.host.clone(), signer: Signer::Identity(id), key };
         devices(&place, &mut secrets, &Victim::new("d", login, &place)).await;
         back_ends(&place, &mut secrets, &owner).await;
+        browsers(&place, &mut secrets, &owner, &MasterKey::new(&[7; MasterKey::BYTES])).await;
         hub.stop().await;
         secrets
     });

@@ -180,9 +180,12 @@ async fn a_url_may_carry_a_short_lived_token(hub: &TestHub) {
     const EVENTS: &str = "/dunlin/v1/events";
     let client = hub.client();
     let service = client.policy_get("service").await.expect("found");
-    let as_service = client_as(hub, &service, "primaryKey");
-    let issue = as_service.request(Method::POST, &format!("{EVENTS}/token"));
-    let issued = as_service.call(issue).await.expect("issued");
+    let issue = async |policy: &Value| {
+        let client = client_as(hub, policy, "primaryKey");
+        let issue = client.request(Method::POST, &format!("{EVENTS}/token"));
+        client.call(issue).await.expect("issued")
+    };
+    let issued = issue(&service).await;
     let token = issued["token"].as_str().expect("a token");
     assert!(issued["expires"].as_str().is_some_and(|time| time.ends_with('Z')), "{issued}");
 
@@ -201,6 +204,13 @@ async fn a_url_may_carry_a_short_lived_token(hub: &TestHub) {
     // A header counts before the URL.
     let both = by_url(&format!("{EVENTS}?access_token={token}")).header("authorization", "x");
     refused(hub, "both", both, "IotHubUnauthorized").await;
+    let renewed = client.policy_renew_key("service", "secondary").await.expect("renewed");
+    let late = by_url(&format!("{EVENTS}?access_token={token}"));
+    refused(hub, "a key of its policy is renewed", late, "IotHubUnauthorized").await;
+    let issued = issue(&renewed).await;
+    let token = issued["token"].as_str().expect("a token");
+    let stream = send(hub, by_url(&format!("{EVENTS}?access_token={token}"))).await;
+    assert_eq!(stream.status().as_u16(), 200);
     client.policy_delete("service").await.expect("deleted");
     let late = by_url(&format!("{EVENTS}?access_token={token}"));
     refused(hub, "its policy is gone", late, "IotHubUnauthorized").await;

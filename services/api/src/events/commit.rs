@@ -1,0 +1,45 @@
+//! `POST /dunlin/v1/events/commit`: how far a consumer group has come, by its reader's word. Only
+//! the reader knows what it is done with, so the stream does not move a group by itself.
+
+use std::collections::BTreeMap;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use dunlin_model::HubError;
+use serde::Deserialize;
+
+use super::{Events, TOPIC, check_group, invalid, known_partition};
+use crate::body::object;
+use crate::error::ApiError;
+
+/// What a reader is done with.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Commit {
+    group: String,
+    /// Of each partition the offset of the next event it wants. Less than before is taken as well:
+    /// that is how a group is set back. A partition that is not named stays where it is.
+    positions: BTreeMap<u32, u64>,
+}
+
+/// 204 once it is durable. A group that is not there yet begins with this.
+pub(super) async fn commit(
+    State(events): State<Events>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, ApiError> {
+    let Commit { group, positions } = object(&body?)?;
+    check_group(&group)?;
+    for (partition, next) in &positions {
+        known_partition(*partition, events.log.partitions())?;
+        let end = events.log.range(TOPIC, *partition).await.map_err(HubError::from)?.end;
+        if *next > end {
+            let message = format!("partition {partition} ends at {end}: there is no {next} yet");
+            return Err(invalid(&message));
+        }
+    }
+    let next: Vec<_> = positions.into_iter().collect();
+    events.log.group_commit(TOPIC, &group, &next).await.map_err(HubError::from)?;
+    Ok(StatusCode::NO_CONTENT)
+}
