@@ -52,7 +52,8 @@ pub struct Config {
     /// connections without a request: when one more comes, the oldest is closed. 0: an eighth of
     /// the process' descriptor limit, 2,048 at most.
     pub max_unfinished: usize,
-    /// HTTPS connections at most; 0: a quarter of what the descriptor limit allows.
+    /// HTTPS connections at most; 0: a quarter of what the descriptor limit allows. Those that have
+    /// become WebSockets do not count.
     pub max_https: usize,
     /// Seconds a TLS handshake may take.
     pub tls_handshake_seconds: u64,

@@ -33,6 +33,13 @@ pub struct Shared {
     pub https_tls: Arc<ServerConfig>,
 }
 
+/// Where MQTT connections of a thread go, whatever carries them.
+#[derive(Clone)]
+pub struct Devices {
+    pub worker: Rc<Worker>,
+    pub lobby: Rc<Lobby>,
+}
+
 /// Accepted sockets that may wait for their thread, of each head: they are descriptors that the
 /// lobby does not count yet. The others wait in the kernel's queue.
 const HANDED_OVER: usize = 16;
@@ -65,14 +72,15 @@ impl Thread {
                 .build(ntex::rt::DefaultRuntime);
             system.block_on(async move {
                 let (worker, running) = Worker::start(shared.gateway.clone(), for_worker);
+                let devices = Devices { worker, lobby: shared.limits.mqtt_lobby() };
                 // Nobody waits any more only if the process is ending.
                 let _ = ready.send(());
                 tokio::select! {
                     // It never ends by itself, and without it nothing is acknowledged here.
                     _ = running => tracing::error!("a connection worker died: please report this"),
                     ((), ()) = async { tokio::join!(
-                        serve_mqtt(&shared, worker, mqtt_sockets),
-                        serve_https(&shared, https_sockets),
+                        serve_mqtt(&shared, &devices, mqtt_sockets),
+                        serve_https(&shared, &devices, https_sockets),
                     ) } => {}
                 }
             });
@@ -114,20 +122,19 @@ impl Thread {
     }
 }
 
-async fn serve_mqtt(shared: &Shared, worker: Rc<Worker>, mut sockets: mpsc::Receiver<TcpStream>) {
-    let lobby = shared.limits.mqtt_lobby();
-    take_turns(&lobby, &mut sockets, |io, place| {
-        let (worker, tls) = (worker.clone(), shared.mqtt_tls.clone());
+async fn serve_mqtt(shared: &Shared, devices: &Devices, mut sockets: mpsc::Receiver<TcpStream>) {
+    take_turns(&devices.lobby, &mut sockets, |io, place| {
+        let (worker, tls) = (devices.worker.clone(), shared.mqtt_tls.clone());
         ntex::rt::spawn(mqtt::serve(io, worker, place, tls, shared.timeouts));
     })
     .await;
 }
 
-async fn serve_https(shared: &Shared, mut sockets: mpsc::Receiver<TcpStream>) {
+async fn serve_https(shared: &Shared, devices: &Devices, mut sockets: mpsc::Receiver<TcpStream>) {
     let lobby = shared.limits.https_lobby();
     take_turns(&lobby, &mut sockets, |io, place| {
-        let (gateway, tls) = (shared.gateway.clone(), shared.https_tls.clone());
-        ntex::rt::spawn(https::serve(io, gateway, place, tls, shared.timeouts));
+        let (devices, tls) = (devices.clone(), shared.https_tls.clone());
+        ntex::rt::spawn(https::serve(io, devices, place, tls, shared.timeouts));
     })
     .await;
 }

@@ -50,7 +50,7 @@ impl<'a> Web<'a> {
 
     /// What the hub answers to these bytes, and that it closes the connection then. `ends`: the
     /// client says that nothing more will follow.
-    async fn say(&self, bytes: &[u8], ends: bool) -> Vec<Answer> {
+    pub async fn say(&self, bytes: &[u8], ends: bool) -> Vec<Answer> {
         let mut stream = self.open().await;
         // The hub may close in the midst of it.
         let _ = within("sending", stream.write_all(bytes)).await;

@@ -63,3 +63,7 @@ mod registry_policies;
 mod registry_scale;
 mod revocation;
 mod tls;
+mod websocket;
+mod websocket_frames;
+mod websocket_handshake;
+mod websocket_kit;

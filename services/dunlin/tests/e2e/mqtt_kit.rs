@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio_rustls::TlsConnector;
 
 use crate::raw::{self, Connect, QOS1, Raw, Will, connack, puback, publish, within};
+use crate::websocket_kit::Ws;
 
 /// Everything of a device, or of a module, that a test needs to speak as it.
 #[derive(Clone)]
@@ -94,7 +95,9 @@ impl Device {
 #[derive(Clone)]
 pub struct Door {
     pub address: SocketAddr,
-    tls: TlsConnector,
+    pub tls: TlsConnector,
+    /// It is the HTTPS port, and MQTT comes by WebSocket.
+    websocket: bool,
 }
 
 impl Door {
@@ -103,11 +106,23 @@ impl Door {
     }
 
     pub fn at(hub: &TestHub, address: SocketAddr) -> Self {
-        Self { address, tls: raw::connector(hub.ca_pem()) }
+        Self { address, tls: raw::connector(hub.ca_pem()), websocket: false }
+    }
+
+    /// The HTTPS port of a hub, for MQTT over WebSocket.
+    pub fn websocket(hub: &TestHub) -> Self {
+        Self::websocket_at(hub, hub.https_addr())
+    }
+
+    pub fn websocket_at(hub: &TestHub, address: SocketAddr) -> Self {
+        Self { websocket: true, ..Self::at(hub, address) }
     }
 
     /// A connection on which nothing has been said.
     pub async fn open(&self) -> Raw {
+        if self.websocket {
+            return Ws::open(self).await.into_raw();
+        }
         Raw::open(self.address, &self.tls).await
     }
 

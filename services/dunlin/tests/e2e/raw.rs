@@ -16,8 +16,13 @@ use tokio_rustls::client::TlsStream;
 /// Long enough for a loaded machine; nothing waits for it when all is well.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A client; of whole connections the stream is a `TlsStream`, of halves one half of it.
-pub struct Raw<S = TlsStream<TcpStream>> {
+/// What carries MQTT: TLS, or WebSocket over it.
+pub trait Carrier: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Carrier for S {}
+
+/// A client; of whole connections the stream is what carries them, of halves one half of it.
+pub struct Raw<S = Box<dyn Carrier>> {
     stream: S,
 }
 
@@ -36,6 +41,17 @@ pub fn connector(ca_pem: &str) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
+/// A TLS connection on which nothing has been said yet.
+pub async fn open_tls(
+    address: SocketAddr,
+    connector: &TlsConnector,
+) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from("localhost").expect("a name");
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    within("the TLS handshake", connector.connect(name, tcp)).await
+}
+
 impl Raw {
     /// A TLS connection on which nothing has been said yet.
     pub async fn open(address: SocketAddr, connector: &TlsConnector) -> Self {
@@ -43,11 +59,11 @@ impl Raw {
     }
 
     pub async fn try_open(address: SocketAddr, connector: &TlsConnector) -> io::Result<Self> {
-        let name = ServerName::try_from("localhost").expect("a name");
-        let tcp = TcpStream::connect(address).await?;
-        tcp.set_nodelay(true)?;
-        let stream = within("the TLS handshake", connector.connect(name, tcp)).await?;
-        Ok(Self { stream })
+        Ok(Self::over(open_tls(address, connector).await?))
+    }
+
+    pub fn over(stream: impl Carrier + 'static) -> Self {
+        Self { stream: Box::new(stream) }
     }
 
     /// The connection must be alive: it answers a ping, and nothing came before that.

@@ -9,5 +9,5 @@ mod reason;
 pub mod topic;
 pub mod username;
 
-pub use connection::Connection;
-pub use listener::serve;
+pub use connection::{Connection, End};
+pub use listener::{run, serve};
