@@ -41,9 +41,15 @@ def sdk(request):
 
 
 @pytest.fixture
-def client(sdk, tmp_path):
+def transport():
+    """What carries a client's MQTT; a test that is marked with `drivers.TRANSPORTS` runs over each."""
+    return "mqtt"
+
+
+@pytest.fixture
+def client(sdk, transport, tmp_path):
     """A client of the SDK in turn, not connected."""
-    driver = drivers.Driver(sdk, tmp_path / f"{sdk}.log")
+    driver = drivers.Driver(sdk, tmp_path / f"{sdk}.log", transport=transport)
     yield driver
     driver.stop()
 

@@ -9,11 +9,16 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 HERE = pathlib.Path(__file__).parent
 COMMANDS = {
     "python": [sys.executable, str(HERE / "python/device.py")],
     "node": ["node", str(HERE / "node/device.js")],
 }
+
+# For `pytestmark`: over TLS on 8883, and over WebSocket on 443.
+TRANSPORTS = pytest.mark.parametrize("transport", ["mqtt", "websocket"])
 
 
 class SdkError(Exception):
@@ -29,8 +34,8 @@ class SdkError(Exception):
 class Driver:
     """One client of an SDK: of devices, unless another `command` is given."""
 
-    def __init__(self, sdk, log, command=None, environment=None):
-        self.sdk, self.log = sdk, log
+    def __init__(self, sdk, log, command=None, environment=None, transport="mqtt"):
+        self.sdk, self.log, self.transport = sdk, log, transport
         with open(log, "ab") as stderr:
             self.child = subprocess.Popen(command or COMMANDS[sdk], stdin=subprocess.PIPE,
                                           stdout=subprocess.PIPE, stderr=stderr, text=True,
@@ -59,10 +64,13 @@ class Driver:
 
     def connect(self, connection_string, ca, **options):
         """Options: `ttl` and `margin` of tokens, `retry`: the SDK's own, off unless asked for."""
-        return self.ask("connect", connection_string=connection_string, ca=ca and str(ca), **options)
+        return self._connect(connection_string=connection_string, ca=ca and str(ca), **options)
 
     def connect_token(self, token, ca):
-        return self.ask("connect", token=token, ca=str(ca))
+        return self._connect(token=token, ca=str(ca))
+
+    def _connect(self, **options):
+        return self.ask("connect", transport=self.transport, **options)
 
     def send(self, messages, seconds=120):
         """Sends all and waits until the hub has acknowledged each."""

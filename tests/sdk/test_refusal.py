@@ -10,6 +10,8 @@ import drivers
 import messages
 import sas
 
+pytestmark = drivers.TRANSPORTS
+
 UNAUTHORIZED = {"python": "CredentialError", "node": "UnauthorizedError"}
 
 

@@ -2,41 +2,49 @@
 
 import pathlib
 
+import drivers
 import messages
 import wait
+
+pytestmark = drivers.TRANSPORTS
 
 # (lifetime, margin) in seconds: renewed lifetime - margin after the client was made. Python's margin is fixed.
 RENEWAL = {"python": {"ttl": 125}, "node": {"ttl": 12, "margin": 7}}
 
 
-def connections():
-    """Client ports of the connections that are up to port 8883 of the session's hub."""
+# The hub's port of each transport.
+PORTS = {"mqtt": 8883, "websocket": 443}
+
+
+def connections(client):
+    """Client ports of the connections that are up to the session's hub, on the client's transport."""
+    port = PORTS[client.transport]
     ports = set()
     for line in pathlib.Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
         local, remote, state = line.split()[1:4]
-        if remote == f"0100007F:{8883:04X}" and state == "01":
+        if remote == f"0100007F:{port:04X}" and state == "01":
             ports.add(int(local.split(":")[1], 16))
     return ports
 
 
-def renewed(before):
+def renewed(client, before):
     """Waits until the one connection is another than `before`: the client has reconnected."""
     def probe():
-        now = connections()
+        now = connections(client)
         return now if len(now) == 1 and now != before else None
     return wait.until("the client reconnected with a new token", probe, 60)
 
 
 def test_messages_before_and_after_renewals_are_stored_once(hub, device, client):
-    wait.until("earlier clients are gone", lambda: not connections())
+    wait.until("earlier clients are gone", lambda: not connections(client))
     client.connect(device.connection_string, hub.ca, **RENEWAL[client.sdk])
-    connection = connections()
+    connection = connections(client)
     assert len(connection) == 1
     sent = []
     for round_number in range(3):
         if round_number:
             # Twice: the second token, too, is renewed.
-            connection = renewed(connection)
+            connection = renewed(client, connection)
         some = messages.sequence(30, f"r{round_number}")
         client.send(some)
         sent += some
@@ -46,16 +54,16 @@ def test_messages_before_and_after_renewals_are_stored_once(hub, device, client)
 
 def test_messages_during_a_renewal_are_all_stored(hub, device, client):
     """In flight while the SDK reconnects, a message may be sent again; then it says so (DUP)."""
-    wait.until("earlier clients are gone", lambda: not connections())
+    wait.until("earlier clients are gone", lambda: not connections(client))
     client.connect(device.connection_string, hub.ca, **RENEWAL[client.sdk])
-    connection = connections()
+    connection = connections(client)
     sent = []
 
     def send_more():
         some = messages.sequence(20, f"r{len(sent)}")
         client.send(some)
         sent.extend(some)
-        now = connections()
+        now = connections(client)
         return len(now) == 1 and now != connection
 
     wait.until("the client reconnected with a new token", send_more, 60)

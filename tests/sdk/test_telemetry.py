@@ -7,6 +7,8 @@ import pytest
 import drivers
 import messages
 
+pytestmark = drivers.TRANSPORTS
+
 LIMIT = 256 * 1024
 
 
@@ -52,9 +54,9 @@ def output_name(event):
     return system.get("iothub-outputname", system.get("output-name", stamps.get("iothub-outputname")))
 
 
-def test_a_device_and_its_module_are_connected_at_once(hub, device, sdk, client, tmp_path):
+def test_a_device_and_its_module_are_connected_at_once(hub, device, sdk, transport, client, tmp_path):
     module = hub.create_module(device, "m")
-    other = drivers.Driver(sdk, tmp_path / "module.log")
+    other = drivers.Driver(sdk, tmp_path / "module.log", transport=transport)
     try:
         client.connect(device.connection_string, hub.ca)
         other.connect(module.connection_string, hub.ca)

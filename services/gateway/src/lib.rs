@@ -55,8 +55,8 @@ pub struct Config {
     /// connections without a request: when one more comes, the oldest is closed. 0: an eighth of
     /// the process' descriptor limit, 2,048 at most.
     pub max_unfinished: usize,
-    /// HTTPS connections at most, which devices on MQTT leave room for; 0: an eighth of what the
-    /// descriptor limit allows.
+    /// HTTPS connections at most, which devices leave room for; 0: an eighth of what the descriptor
+    /// limit allows. Those that have become WebSockets count as devices.
     pub max_https: usize,
     /// Seconds a TLS handshake may take.
     pub tls_handshake_seconds: u64,

@@ -34,6 +34,13 @@ pub struct Shared {
     pub https_tls: Arc<ServerConfig>,
 }
 
+/// Where MQTT connections of a thread go, whatever carries them.
+#[derive(Clone)]
+pub struct Devices {
+    pub worker: Rc<Worker>,
+    pub lobby: Rc<Lobby>,
+}
+
 /// Accepted sockets that may wait for their thread, of each head: they are descriptors that the
 /// lobby does not count yet. The others wait in the kernel's queue.
 const HANDED_OVER: usize = 16;
@@ -67,13 +74,14 @@ impl Thread {
                 .build(ntex::rt::DefaultRuntime);
             system.block_on(async move {
                 let (worker, running) = Worker::start(shared.gateway.clone(), Arc::default());
-                let (mqtt, https) = (shared.limits.mqtt_lobby(), shared.limits.https_lobby());
+                let devices = Devices { worker, lobby: shared.limits.mqtt_lobby() };
+                let https = shared.limits.https_lobby();
                 let serving = async {
                     tokio::join!(
-                        serve_mqtt(&shared, &mqtt, &worker, mqtt_sockets),
-                        serve_https(&shared, &https, https_sockets),
+                        serve_mqtt(&shared, &devices, mqtt_sockets),
+                        serve_https(&shared, &https, &devices, https_sockets),
                     );
-                    drain(&worker, &mqtt, &https).await;
+                    drain(&devices.worker, &devices.lobby, &https).await;
                 };
                 // Nobody waits any more only if the process is ending.
                 let _ = ready.send(());
@@ -121,23 +129,23 @@ impl Thread {
     }
 }
 
-async fn serve_mqtt(
-    shared: &Shared,
-    lobby: &Rc<Lobby>,
-    worker: &Rc<Worker>,
-    mut sockets: mpsc::Receiver<TcpStream>,
-) {
-    take_turns(lobby, &mut sockets, |io, place| {
-        let (worker, tls) = (worker.clone(), shared.mqtt_tls.clone());
+async fn serve_mqtt(shared: &Shared, devices: &Devices, mut sockets: mpsc::Receiver<TcpStream>) {
+    take_turns(&devices.lobby, &mut sockets, |io, place| {
+        let (worker, tls) = (devices.worker.clone(), shared.mqtt_tls.clone());
         ntex::rt::spawn(mqtt::serve(io, worker, place, tls, shared.timeouts));
     })
     .await;
 }
 
-async fn serve_https(shared: &Shared, lobby: &Rc<Lobby>, mut sockets: mpsc::Receiver<TcpStream>) {
+async fn serve_https(
+    shared: &Shared,
+    lobby: &Rc<Lobby>,
+    devices: &Devices,
+    mut sockets: mpsc::Receiver<TcpStream>,
+) {
     take_turns(lobby, &mut sockets, |io, place| {
-        let (gateway, tls) = (shared.gateway.clone(), shared.https_tls.clone());
-        ntex::rt::spawn(https::serve(io, gateway, place, tls, shared.timeouts));
+        let (devices, tls) = (devices.clone(), shared.https_tls.clone());
+        ntex::rt::spawn(https::serve(io, devices, place, tls, shared.timeouts));
     })
     .await;
 }

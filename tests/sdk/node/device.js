@@ -4,7 +4,7 @@
 const readline = require('readline');
 const { NoRetry } = require('azure-iot-common');
 const { Client, ModuleClient, Message, SharedAccessKeyAuthenticationProvider } = require('azure-iot-device');
-const { Mqtt } = require('azure-iot-device-mqtt');
+const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
 
 // How many messages may be on their way at once.
 const WINDOW = 50;
@@ -14,12 +14,13 @@ const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
 let client = null;
 
 function create(ask) {
-  if (ask.token) return Client.fromSharedAccessSignature(ask.token, Mqtt);
+  const transport = ask.transport === 'websocket' ? MqttWs : Mqtt;
+  if (ask.token) return Client.fromSharedAccessSignature(ask.token, transport);
   const kind = ask.connection_string.includes(';ModuleId=') ? ModuleClient : Client;
-  if (!ask.ttl) return kind.fromConnectionString(ask.connection_string, Mqtt);
+  if (!ask.ttl) return kind.fromConnectionString(ask.connection_string, transport);
   const provider = SharedAccessKeyAuthenticationProvider.fromConnectionString(
     ask.connection_string, ask.ttl, ask.margin);
-  return kind.fromAuthenticationProvider(provider, Mqtt);
+  return kind.fromAuthenticationProvider(provider, transport);
 }
 
 async function connect(ask) {

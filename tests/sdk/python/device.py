@@ -39,7 +39,7 @@ class Client:
         self.client.connect()
 
     def create(self, ask):
-        options = {"connection_retry": ask.get("retry", False)}
+        options = {"connection_retry": ask.get("retry", False), "websockets": ask["transport"] == "websocket"}
         if ask.get("ca"):
             with open(ask["ca"], encoding="ascii") as file:
                 options["server_verification_cert"] = file.read()

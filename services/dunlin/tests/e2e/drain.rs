@@ -12,7 +12,7 @@ use crate::kill::{History, publish_while, read_back};
 use crate::mqtt_kit::{Device, Door, beside, bodies, door_beside, events};
 use crate::mqtt_log::{Faults, FaultyLog};
 use crate::process::Hub;
-use crate::raw::{Raw, connack, puback, within};
+use crate::raw::{Raw, connack, puback, tls_over, within};
 
 /// SIGTERM while devices publish: what was acknowledged is in the log of the next hub, once.
 #[tokio::test(flavor = "multi_thread")]
@@ -108,7 +108,8 @@ async fn who_is_on_the_way_gets_an_answer(hub: TestHub) {
     assert_eq!(end.expect("a clean end"), 0);
     half.send(rest).await;
     silent.send(&connect).await;
-    let mut late = within("TLS", Raw::over(tcp, &door.tls)).await.expect("TLS");
+    let late = within("TLS", tls_over(tcp, &door.tls)).await.expect("TLS");
+    let mut late = Raw::over(late);
     late.send(&connect).await;
     for mut raw in [half, silent, late] {
         raw.expect(&connack(3)).await;

@@ -71,3 +71,7 @@ mod registry_scale;
 mod revocation;
 mod tls;
 mod twin_api;
+mod websocket;
+mod websocket_frames;
+mod websocket_handshake;
+mod websocket_kit;

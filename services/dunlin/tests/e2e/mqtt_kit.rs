@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use crate::raw::{
     self, CONNACK_PRESENT, Connect, QOS1, Raw, Will, connack, puback, publish, within,
 };
+use crate::websocket_kit::Ws;
 
 /// Everything of a device, or of a module, that a test needs to speak as it.
 #[derive(Clone)]
@@ -107,6 +108,8 @@ impl Device {
 pub struct Door {
     pub address: SocketAddr,
     pub tls: TlsConnector,
+    /// It is the HTTPS port, and MQTT comes by WebSocket.
+    websocket: bool,
 }
 
 impl Door {
@@ -115,11 +118,23 @@ impl Door {
     }
 
     pub fn at(hub: &TestHub, address: SocketAddr) -> Self {
-        Self { address, tls: raw::connector(hub.ca_pem()) }
+        Self { address, tls: raw::connector(hub.ca_pem()), websocket: false }
+    }
+
+    /// The HTTPS port of a hub, for MQTT over WebSocket.
+    pub fn websocket(hub: &TestHub) -> Self {
+        Self::websocket_at(hub, hub.https_addr())
+    }
+
+    pub fn websocket_at(hub: &TestHub, address: SocketAddr) -> Self {
+        Self { websocket: true, ..Self::at(hub, address) }
     }
 
     /// A connection on which nothing has been said.
     pub async fn open(&self) -> Raw {
+        if self.websocket {
+            return Ws::open(self).await.into_raw();
+        }
         Raw::open(self.address, &self.tls).await
     }
 

@@ -16,6 +16,16 @@ async fn the_later_connection_wins(hub: &TestHub) {
     take_over(hub, &door, &door).await;
 }
 
+scenario!(from_tls_to_websocket);
+async fn from_tls_to_websocket(hub: &TestHub) {
+    take_over(hub, &Door::of(hub), &Door::websocket(hub)).await;
+}
+
+scenario!(from_websocket_to_tls);
+async fn from_websocket_to_tls(hub: &TestHub) {
+    take_over(hub, &Door::websocket(hub), &Door::of(hub)).await;
+}
+
 /// With two gateways: the earlier connection is on another one than the later.
 #[tokio::test(flavor = "multi_thread")]
 async fn across_gateways() {

@@ -16,8 +16,13 @@ use tokio_rustls::client::TlsStream;
 /// Long enough for a loaded machine; nothing waits for it when all is well.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A client; of whole connections the stream is a `TlsStream`, of halves one half of it.
-pub struct Raw<S = TlsStream<TcpStream>> {
+/// What carries MQTT: TLS, or WebSocket over it.
+pub trait Carrier: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Carrier for S {}
+
+/// A client; of whole connections the stream is what carries them, of halves one half of it.
+pub struct Raw<S = Box<dyn Carrier>> {
     stream: S,
 }
 
@@ -36,6 +41,25 @@ pub fn connector(ca_pem: &str) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
+/// A TLS connection on which nothing has been said yet.
+pub async fn open_tls(
+    address: SocketAddr,
+    connector: &TlsConnector,
+) -> io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    tls_over(tcp, connector).await
+}
+
+/// TLS on a connection that exists.
+pub async fn tls_over(
+    tcp: TcpStream,
+    connector: &TlsConnector,
+) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from("localhost").expect("a name");
+    within("the TLS handshake", connector.connect(name, tcp)).await
+}
+
 impl Raw {
     /// A TLS connection on which nothing has been said yet.
     pub async fn open(address: SocketAddr, connector: &TlsConnector) -> Self {
@@ -43,16 +67,11 @@ impl Raw {
     }
 
     pub async fn try_open(address: SocketAddr, connector: &TlsConnector) -> io::Result<Self> {
-        let tcp = TcpStream::connect(address).await?;
-        tcp.set_nodelay(true)?;
-        Self::over(tcp, connector).await
+        Ok(Self::over(open_tls(address, connector).await?))
     }
 
-    /// TLS on a connection that exists.
-    pub async fn over(tcp: TcpStream, connector: &TlsConnector) -> io::Result<Self> {
-        let name = ServerName::try_from("localhost").expect("a name");
-        let stream = within("the TLS handshake", connector.connect(name, tcp)).await?;
-        Ok(Self { stream })
+    pub fn over(stream: impl Carrier + 'static) -> Self {
+        Self { stream: Box::new(stream) }
     }
 
     /// The connection must be alive: it answers a ping, and nothing came before that.

@@ -26,6 +26,10 @@ impl<F: Filter> Bridge<F> {
         Self { io, patience, stalled: None }
     }
 
+    pub fn into_inner(self) -> Io<F> {
+        self.io
+    }
+
     /// The outcome of waiting for the peer, unless that takes too long.
     fn bounded(
         &mut self,

@@ -1,22 +1,27 @@
-//! The front door on 443: TLS, HTTP/1.1, and the way to the REST API through the mesh.
+//! The front door on 443: TLS, HTTP/1.1, and from there the way to the REST API through the mesh, or
+//! by WebSocket to the MQTT head.
 
 mod bridge;
+mod frames;
 mod status;
 mod watch;
+mod websocket;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use dunlin_model::{ErrorCode, HubError, limits};
 use dunlin_proto::status::from_status;
 use http::uri::PathAndQuery;
-use http::{Request, Response, Uri, header};
+use http::{Request, Response, StatusCode, Uri, header};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ntex::io::Io;
+use ntex::io::{Base, Io, Layer};
 use rustls::ServerConfig;
 use tonic::body::Body;
 use tower::ServiceExt;
@@ -24,9 +29,12 @@ use tower::ServiceExt;
 use crate::Timeouts;
 use crate::gateway::Gateway;
 use crate::lobby::{Seat, Waiting};
-use crate::tls;
+use crate::threads::Devices;
+use crate::tls::{self, TlsFilter};
 use bridge::Bridge;
 use watch::{Answer, Spoiled, Timely, Watch};
+
+type TlsIo = Io<Layer<TlsFilter, Base>>;
 
 /// Request line and headers together, in bytes. As many may be held for each unfinished request.
 const MAX_HEAD: usize = 32 * 1024;
@@ -41,42 +49,79 @@ const METHOD: Duration = Duration::from_secs(limits::METHOD_SECONDS as u64 + 60)
 /// Serves one connection of the front door to its end.
 pub async fn serve(
     io: Io,
-    gateway: Arc<Gateway>,
-    (seat, waiting): (Seat, Waiting),
+    devices: Devices,
+    place: (Seat, Waiting),
     tls: Arc<ServerConfig>,
     timeouts: Timeouts,
 ) {
+    // Boxed and dropped: a device keeps nothing of HTTP.
+    let http = Box::pin(serve_http(io, &devices, place, tls, timeouts));
+    if let Some((io, early, place)) = http.await {
+        let Devices { worker, lobby: _ } = devices;
+        websocket::serve(io, early, worker, place, timeouts.mqtt_connect).await;
+    }
+}
+
+/// Serves requests. It ends with a connection that has become a WebSocket, what has been read of
+/// that already, and its place among the devices'.
+async fn serve_http(
+    io: Io,
+    devices: &Devices,
+    (seat, waiting): (Seat, Waiting),
+    tls: Arc<ServerConfig>,
+    timeouts: Timeouts,
+) -> Option<(TlsIo, Bytes, (Seat, Waiting))> {
     let handshake = tokio::time::timeout(timeouts.tls_handshake, tls::accept(io, tls));
-    let Ok(Ok(io)) = handshake.await else { return };
+    let io = handshake.await.ok()?.ok()?;
     let draining = seat.lobby().draining().clone();
     let watch = Watch::new(seat, waiting, io.get_ref());
-    let service = service_fn(move |request| {
-        let (busy, gateway) = (watch.busy(), gateway.clone());
+    let gateway = devices.worker.gateway.clone();
+    let upgraded = Cell::new(false);
+    let service = service_fn(|request| {
+        let (busy, gateway, upgraded) = (watch.busy(), gateway.clone(), &upgraded);
         async move {
-            let response = forward(request, gateway, timeouts.http_body).await;
+            let response = match websocket::is_asked(&request) {
+                true => websocket::answer(&request),
+                false => forward(request, gateway, timeouts.http_body).await,
+            };
+            upgraded.set(response.status() == StatusCode::SWITCHING_PROTOCOLS);
             Ok::<_, Infallible>(Answer::to(response, busy))
         }
     });
     // Not `pipeline_flush`: with it hyper closes without sending its last answers where bytes are left
     // that it has not read.
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(timeouts.http_head)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(Bridge::new(io, timeouts.http_body)), service);
-    tokio::pin!(connection);
     let served = tokio::select! {
         // First: a request that is there already is still answered.
         biased;
         served = &mut connection => served,
         () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
         }
     };
     if let Err(error) = served {
         tracing::debug!(%error, "HTTPS connection ended");
+        return None;
     }
+    // Else hyper has closed it.
+    if !upgraded.get() {
+        return None;
+    }
+    let parts = connection.into_parts();
+    let (io, early) = (parts.io.into_inner().into_inner(), parts.read_buf);
+    // It waits among the HTTPS connections, who may have to go, until it is its turn.
+    devices.lobby.room().await;
+    drop(watch);
+    if io.is_closed() {
+        return None;
+    }
+    let place = devices.lobby.enter(io.get_ref())?;
+    Some((io, early, place))
 }
 
 /// Hands a request to the REST API, in process or elsewhere.

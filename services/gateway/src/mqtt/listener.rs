@@ -3,20 +3,19 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use ntex::io::{Base, Io, Layer};
+use ntex::io::{Filter, Io};
 use rustls::ServerConfig;
 
 use super::connect;
 use super::connection::{Connection, End};
 use crate::Timeouts;
 use crate::lobby::{Seat, Waiting};
-use crate::tls::{self, TlsFilter};
-use crate::worker::{Reservation, Worker};
+use crate::tls;
+use crate::worker::Worker;
 
-type TlsIo = Io<Layer<TlsFilter, Base>>;
-
-/// Serves one connection to its end.
+/// Serves one connection of the MQTT port to its end.
 pub async fn serve(
     io: Io,
     worker: Rc<Worker>,
@@ -24,36 +23,29 @@ pub async fn serve(
     tls: Arc<ServerConfig>,
     timeouts: Timeouts,
 ) {
+    let handshake = tokio::time::timeout(timeouts.tls_handshake, tls::accept(io, tls));
     // Boxed and dropped before the connection settles: an idle device keeps only what follows.
-    let opened = Box::pin(open(io, &worker, waiting, tls, timeouts)).await;
-    let Some((io, connection, reservation)) = opened else {
-        return;
-    };
-    let end = poll_fn(|cx| connection.poll(&io, &worker, cx)).await;
-    close(&connection, end, &worker);
-    drop(reservation);
-    drop(connection);
-    // Says close_notify; the socket goes with `io`. Nothing is left to do if the peer is gone.
+    let Ok(Ok(io)) = Box::pin(handshake).await else { return };
+    run(&io, &worker, waiting, timeouts.mqtt_connect).await;
+    // Lets the last words out and says close_notify; the socket goes with `io`. Nothing is left to
+    // do if the peer is gone.
     let _ = io.shutdown().await;
 }
 
-async fn open(
-    io: Io,
+/// Speaks MQTT on a connection, whatever carries it, until that is to be closed. `None`: it did not
+/// come to be a device's.
+pub async fn run<F: Filter>(
+    io: &Io<F>,
     worker: &Rc<Worker>,
     waiting: Waiting,
-    tls: Arc<ServerConfig>,
-    timeouts: Timeouts,
-) -> Option<(TlsIo, Rc<Connection>, Reservation)> {
-    let handshake = tokio::time::timeout(timeouts.tls_handshake, tls::accept(io, tls));
-    let io = handshake.await.ok()?.ok()?;
-    match connect::open(&io, worker, waiting, timeouts.mqtt_connect).await {
-        Some((connection, reservation)) => Some((io, connection, reservation)),
-        None => {
-            // Lets the CONNACK out before the socket closes.
-            let _ = io.shutdown().await;
-            None
-        }
-    }
+    wait: Duration,
+) -> Option<End> {
+    let opened = Box::pin(connect::open(io, worker, waiting, wait)).await;
+    let (connection, reservation) = opened?;
+    let end = poll_fn(|cx| connection.poll(io, worker, cx)).await;
+    close(&connection, end, worker);
+    drop(reservation);
+    Some(end)
 }
 
 /// What is owed when a connection ends: the will, and the reason to whoever reads the log.

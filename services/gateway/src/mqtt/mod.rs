@@ -14,6 +14,6 @@ pub mod topic;
 mod twin;
 pub mod username;
 
-pub use connection::Connection;
-pub use listener::serve;
+pub use connection::{Connection, End};
+pub use listener::{run, serve};
 pub use subscribe::SubscribeAnswer;
