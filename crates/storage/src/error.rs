@@ -12,6 +12,9 @@ pub enum StoreError {
     PreconditionFailed,
     #[error("a limit of the hub is reached")]
     LimitReached,
+    /// The model refuses the change; nothing of it took effect.
+    #[error("{0}")]
+    Refused(HubError),
     /// The store could not do it now; nothing of the operation took effect.
     #[error("the {store} store failed")]
     Unavailable {
@@ -43,6 +46,7 @@ impl From<StoreError> for HubError {
             StoreError::NotFound => ErrorCode::DeviceNotFound,
             StoreError::PreconditionFailed => ErrorCode::PreconditionFailed,
             StoreError::LimitReached => ErrorCode::IotHubQuotaExceeded,
+            StoreError::Refused(error) => return error,
             StoreError::Unavailable { .. } => ErrorCode::ServiceUnavailable,
         };
         HubError::new(code, error.to_string())

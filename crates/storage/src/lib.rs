@@ -8,11 +8,13 @@ pub mod error;
 pub mod event_log;
 pub mod presence;
 pub mod sqlite;
+pub mod twin_store;
 
 pub use device_store::DeviceStore;
 pub use error::StoreError;
 pub use event_log::EventLog;
 pub use presence::Presence;
+pub use twin_store::TwinStore;
 
 /// Locks whatever a panicking thread left: every critical section here leaves its data whole at
 /// each point where it can panic.

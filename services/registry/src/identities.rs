@@ -8,7 +8,7 @@ use dunlin_model::device::{SYSTEM_MODULES, is_system_module};
 use dunlin_model::limits::LIST_DEVICES;
 use dunlin_model::{
     Authentication, ConnectionState, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair,
-    Session, Status,
+    Session, Status, Twin,
 };
 use dunlin_runtime::clock::unix_millis;
 use dunlin_storage::device_store::{IdentityWrite, IfMatch, StoredIdentity};
@@ -93,7 +93,7 @@ impl Identities {
         fill_keys(&mut new.authentication, KeyPair::default());
         let mut group = Vec::with_capacity(if new.iot_edge { 3 } else { 1 });
         let device = new.iot_edge.then(|| new.id.clone());
-        group.push(IdentityWrite::Create(self.seal(new, first_auth_version())));
+        group.push(self.create_with_twin(new));
         if let Some(device) = device {
             for name in SYSTEM_MODULES {
                 group.push(self.system_module(&device, name)?);
@@ -306,7 +306,11 @@ impl Identities {
             managed_by: Some(EDGE_MANAGER.to_owned()),
             connection: ConnectionState::default(),
         };
-        Ok(IdentityWrite::Create(self.seal(module, first_auth_version())))
+        Ok(self.create_with_twin(module))
+    }
+
+    fn create_with_twin(&self, new: DeviceIdentity) -> IdentityWrite {
+        IdentityWrite::Create(self.seal(new, first_auth_version()), Twin::new(unix_millis()))
     }
 
     fn seal(&self, identity: DeviceIdentity, auth_version: u64) -> StoredIdentity {

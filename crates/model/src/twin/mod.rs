@@ -16,7 +16,7 @@ mod tests;
 pub use limits::Limits;
 use merge::{Stamp, difference, merge, size};
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Twin {
     /// Grows with each change of tags or desired properties.
     pub etag: u64,
@@ -27,7 +27,7 @@ pub struct Twin {
     pub reported: Section,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
     pub properties: Object,
     /// `$metadata`: of the same shape as `properties`, but that an array has one entry.

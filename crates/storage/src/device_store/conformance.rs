@@ -19,7 +19,7 @@ pub use groups::*;
 type Store = Arc<dyn DeviceStore>;
 
 /// How many callers race in the concurrent parts.
-const RACERS: usize = 16;
+pub(crate) const RACERS: usize = 16;
 
 fn id(joined: &str) -> Identity {
     Identity::parse(joined).expect("a valid id")
@@ -61,7 +61,7 @@ fn etag(etag: &str) -> IfMatch {
     IfMatch::Etag(etag.into())
 }
 
-async fn race<T, F>(call: impl Fn(usize) -> F) -> Vec<T>
+pub(crate) async fn race<T, F>(call: impl Fn(usize) -> F) -> Vec<T>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,

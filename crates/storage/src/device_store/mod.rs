@@ -1,13 +1,13 @@
 //! `DeviceStore`: devices and modules, their connections, and the hub's own settings.
 
 use async_trait::async_trait;
-use dunlin_model::{ConnectionState, Identity, KeyPair, Session, Status};
+use dunlin_model::{ConnectionState, Identity, KeyPair, Session, Status, Twin};
 
 use crate::StoreError;
 use crate::presence::Epoch;
 
 pub mod conformance;
-mod sqlite;
+pub(crate) mod sqlite;
 #[cfg(test)]
 mod tests;
 
@@ -61,16 +61,17 @@ impl IfMatch {
 /// One change of one identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentityWrite {
-    /// Stores a new device or module. `AlreadyExists` if the id is taken; `NotFound` if a module's
+    /// Stores a new device or module with its twin. `AlreadyExists` if the id is taken; `NotFound` if a module's
     /// device does not exist; `LimitReached` if that device has
     /// [`MODULES_PER_DEVICE`](dunlin_model::limits::MODULES_PER_DEVICE) modules, of which the
     /// system modules count neither as held nor as new. `auth_version` is stored as given.
-    Create(StoredIdentity),
+    Create(StoredIdentity, Twin),
     /// Replaces every field but `id`, `generation_id` and `auth_version`; the last is raised by one
     /// if `status`, `auth_type` or `credentials` differ. `NotFound`, or `PreconditionFailed` if the
     /// stored ETag does not match (`NotFound` comes first).
     Replace(StoredIdentity, IfMatch),
-    /// Removes an identity, what is known of its connection, and the modules of a device with it.
+    /// Removes an identity, its twin, what is known of its connection, and the modules of a device
+    /// with it.
     /// Errors as `Replace`.
     Delete(Identity, IfMatch),
 }
@@ -155,8 +156,9 @@ pub trait DeviceStore: Send + Sync + 'static {
 
 /// [`DeviceStore::identity_write`] for one write alone.
 impl dyn DeviceStore {
+    /// For tests: its twin is of 1970.
     pub async fn identity_create(&self, new: StoredIdentity) -> Result<(), StoreError> {
-        self.write_one(IdentityWrite::Create(new)).await.map(drop)
+        self.write_one(IdentityWrite::Create(new, Twin::new(0))).await.map(drop)
     }
 
     /// Returns what is stored now.

@@ -9,7 +9,7 @@ use crate::StoreError;
 use crate::sqlite::Sqlite;
 
 mod connections;
-mod rows;
+pub(crate) mod rows;
 mod writes;
 
 /// The bits an epoch leaves for its generation above the counter (`generation << 40 | counter`).

@@ -59,6 +59,26 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ALTER TABLE device_state ADD COLUMN session_epoch INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE device_state ADD COLUMN subscriptions INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE device_state ADD COLUMN model_id TEXT;",
+    // 5: twins, JSON in the text columns. An identity from before gets the twin it would have been
+    // made with. Rows are long: a table with a rowid keeps them out of the index.
+    "CREATE TABLE twin (
+        device_id TEXT NOT NULL,
+        module_id TEXT NOT NULL,
+        etag INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        tags TEXT NOT NULL,
+        desired TEXT NOT NULL,
+        desired_metadata TEXT NOT NULL,
+        desired_version INTEGER NOT NULL,
+        reported TEXT NOT NULL,
+        reported_metadata TEXT NOT NULL,
+        reported_version INTEGER NOT NULL,
+        PRIMARY KEY (device_id, module_id)
+    ) STRICT;
+    INSERT INTO twin SELECT device_id, module_id, 1, 2, '{}',
+        '{}', json_object('$lastUpdated', now, '$lastUpdatedVersion', 1), 1,
+        '{}', json_object('$lastUpdated', now), 1
+        FROM identity, (SELECT strftime('%Y-%m-%dT%H:%M:%f0000Z', 'now') AS now);",
 ];
 
 pub(super) fn known() -> u32 {

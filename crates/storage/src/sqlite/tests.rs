@@ -3,14 +3,15 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, mpsc};
 
-use dunlin_model::ConnectionState;
+use dunlin_model::{ConnectionState, Twin};
 use rusqlite::Connection;
 use tempfile::tempdir;
 use tokio::sync::oneshot;
 
 use super::{DataFolder, FolderError, Sqlite, migrations};
 use crate::device_store::SqliteDeviceStore;
-use crate::{DeviceStore, StoreError};
+use crate::twin_store::SqliteTwinStore;
+use crate::{DeviceStore, StoreError, TwinStore};
 
 async fn add(sqlite: &Sqlite, name: &'static str) -> Result<(), StoreError> {
     sqlite
@@ -116,6 +117,7 @@ async fn identities_of_schema_2_are_read_after_the_migration() {
     old.execute(row, []).expect("row");
     drop(old);
     let sqlite = DataFolder::open(temp.path()).expect("open").sqlite();
+    let twins = SqliteTwinStore::new(sqlite.clone());
     let store: Arc<dyn DeviceStore> = Arc::new(SqliteDeviceStore::new(sqlite));
     let device = store.device_list("", 1).await.expect("list").remove(0);
     assert_eq!((device.auth_version, device.iot_edge, device.device_scope), (7, false, None));
@@ -123,6 +125,18 @@ async fn identities_of_schema_2_are_read_after_the_migration() {
     assert_eq!(device.connection, ConnectionState::default());
     let counted = store.device_statistics().await.expect("count");
     assert_eq!((counted.devices, counted.disabled, counted.connected), (1, 1, 0));
+
+    let stored = twins.twin_get(&device.id).await.expect("read").expect("it got a twin").twin;
+    // As a new one, but for the time.
+    let mut new = Twin::new(0);
+    for (new, stored) in
+        [(&mut new.desired, &stored.desired), (&mut new.reported, &stored.reported)]
+    {
+        let time = stored.metadata["$lastUpdated"].as_str().expect("a time");
+        assert_eq!((time.len(), &time[..2]), (28, "20"), "{time}");
+        assert!(new.metadata.insert("$lastUpdated".into(), time.into()).is_some());
+    }
+    assert_eq!(stored, new);
 }
 
 #[tokio::test]

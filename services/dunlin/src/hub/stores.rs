@@ -11,7 +11,8 @@ use dunlin_storage::device_store::{ConnectionReport, SqliteDeviceStore};
 use dunlin_storage::event_log::{SegmentLog, SegmentLogConfig};
 use dunlin_storage::presence::{MemoryPresence, first_epoch};
 use dunlin_storage::sqlite::{DataFolder, Sqlite};
-use dunlin_storage::{DeviceStore, EventLog, Presence};
+use dunlin_storage::twin_store::SqliteTwinStore;
+use dunlin_storage::{DeviceStore, EventLog, Presence, TwinStore};
 
 use crate::config::Config;
 
@@ -19,6 +20,8 @@ use crate::config::Config;
 #[derive(Clone)]
 pub struct Stores {
     pub devices: Arc<dyn DeviceStore>,
+    /// On the same data: a twin lives and dies with its identity.
+    pub twins: Arc<dyn TwinStore>,
     pub events: Arc<dyn EventLog>,
     pub presence: Arc<dyn Presence>,
 }
@@ -28,6 +31,7 @@ impl Stores {
         let urls = &config.stores;
         let mut folders = Folders { data: config.hub.data.clone(), open: BTreeMap::new() };
         let (_, sqlite) = folders.get("stores.devices", &urls.devices)?;
+        let twins = Arc::new(SqliteTwinStore::new(sqlite.clone()));
         let devices: Arc<dyn DeviceStore> = Arc::new(SqliteDeviceStore::new(sqlite));
         let (folder, sqlite) = folders.get("stores.events", &urls.events)?;
         let shape = SegmentLogConfig {
@@ -53,7 +57,7 @@ impl Stores {
         };
         devices.connections_record(vec![ended]).await?;
         let presence = Arc::new(MemoryPresence::new(generation));
-        Ok(Self { devices, events: Arc::new(events), presence })
+        Ok(Self { devices, twins, events: Arc::new(events), presence })
     }
 
     /// Makes durable what was accepted. Last of all, once nobody appends any more.

@@ -1,7 +1,7 @@
 //! Listing where its page ends, whatever the number of devices.
 
 use dunlin::test_hub::TestHub;
-use dunlin_model::{ConnectionState, Identity, Session, Status};
+use dunlin_model::{ConnectionState, Identity, Session, Status, Twin};
 use dunlin_storage::device_store::{IdentityWrite, StoredIdentity};
 use reqwest::Method;
 use reqwest::header::HeaderValue;
@@ -41,7 +41,10 @@ async fn a_page_is_ordered_and_has_a_thousand_devices_at_most(hub: &TestHub) {
     let mut made = 0;
     for count in [0, 1, 999, 1_000, 1_001, 3_000] {
         // In descending order, so that listed in order they were put in order.
-        let new = (made..count).rev().map(|n| vec![IdentityWrite::Create(device(n))]).collect();
+        let new = (made..count)
+            .rev()
+            .map(|n| vec![IdentityWrite::Create(device(n), Twin::new(0))])
+            .collect();
         let written = devices.identity_write(new).await.expect("written");
         assert!(written.iter().all(Result::is_ok));
         made = count;

@@ -1,6 +1,6 @@
 //! Groups of writes, the limit of modules, and what is counted.
 
-use dunlin_model::{Status, limits};
+use dunlin_model::{Status, Twin, limits};
 
 use super::{Store, create, etag, get, id, sample};
 use crate::StoreError;
@@ -18,19 +18,20 @@ fn outcomes(written: Vec<Written>) -> Vec<String> {
 }
 
 pub async fn a_refused_group_changes_nothing_for_the_others(store: Store) {
-    use IdentityWrite::{Create, Delete, Replace};
+    use IdentityWrite::{Delete, Replace};
+    let new = |joined| IdentityWrite::Create(sample(joined), Twin::new(0));
     create(&store, "old").await;
     let mut disabled = sample("old");
     disabled.status = Status::Disabled;
     let written = store.identity_write(vec![
-        vec![Create(sample("a")), Create(sample("a/m")), Create(sample("a/n"))],
+        vec![new("a"), new("a/m"), new("a/n")],
         // Its second write is refused, and takes the first and third with it.
-        vec![Create(sample("b")), Create(sample("a")), Create(sample("c"))],
-        vec![Create(sample("none/m"))],
+        vec![new("b"), new("a"), new("c")],
+        vec![new("none/m")],
         vec![Replace(disabled.clone(), etag("wrong"))],
         vec![Replace(disabled.clone(), etag("etag 1"))],
         // A later group sees what an earlier one did.
-        vec![Delete(id("a/m"), IfMatch::Any), Create(sample("a/m2"))],
+        vec![Delete(id("a/m"), IfMatch::Any), new("a/m2")],
         vec![Delete(id("missing"), IfMatch::Any)],
         Vec::new(),
     ]);

@@ -19,7 +19,7 @@ macro_rules! select {
     };
 }
 
-pub(super) fn find(db: &Connection, id: &Identity) -> Result<Option<StoredIdentity>, StoreError> {
+pub(crate) fn find(db: &Connection, id: &Identity) -> Result<Option<StoredIdentity>, StoreError> {
     let sql = select!("WHERE i.device_id = ?1 AND i.module_id = ?2");
     let key = params![id.device_id(), id.module_id().unwrap_or_default()];
     let mut rows = db.prepare_cached(sql)?;

@@ -1,12 +1,13 @@
 //! Groups of identity writes, each in a savepoint of its own.
 
 use dunlin_model::device::{SYSTEM_MODULES, is_system_module};
-use dunlin_model::{ConnectionState, Identity, Session, limits};
+use dunlin_model::{ConnectionState, Identity, Session, Twin, limits};
 use rusqlite::{Connection, params};
 
 use super::{damaged, rows};
 use crate::StoreError;
 use crate::device_store::{IdentityWrite, IfMatch, StoredIdentity, Written};
+use crate::twin_store::sqlite as twins;
 
 /// `Err` only if the store itself fails, which undoes every group.
 pub(super) fn group(db: &Connection, writes: Vec<IdentityWrite>) -> Result<Written, StoreError> {
@@ -26,13 +27,17 @@ pub(super) fn group(db: &Connection, writes: Vec<IdentityWrite>) -> Result<Writt
 
 fn apply(db: &Connection, write: IdentityWrite) -> Result<Option<StoredIdentity>, StoreError> {
     match write {
-        IdentityWrite::Create(new) => create(db, new).map(Some),
+        IdentityWrite::Create(new, twin) => create(db, new, &twin).map(Some),
         IdentityWrite::Replace(new, if_match) => replace(db, new, &if_match).map(Some),
         IdentityWrite::Delete(id, if_match) => delete(db, &id, &if_match).map(|()| None),
     }
 }
 
-fn create(db: &Connection, mut new: StoredIdentity) -> Result<StoredIdentity, StoreError> {
+fn create(
+    db: &Connection,
+    mut new: StoredIdentity,
+    twin: &Twin,
+) -> Result<StoredIdentity, StoreError> {
     if rows::find(db, &new.id)?.is_some() {
         return Err(StoreError::AlreadyExists);
     }
@@ -51,6 +56,7 @@ fn create(db: &Connection, mut new: StoredIdentity) -> Result<StoredIdentity, St
         }
     }
     rows::put(db, &new)?;
+    twins::put(db, &new.id, twin)?;
     new.connection = ConnectionState::default();
     new.session = Session::default();
     Ok(new)
@@ -78,6 +84,7 @@ fn delete(db: &Connection, id: &Identity, if_match: &IfMatch) -> Result<(), Stor
     for sql in [
         "DELETE FROM identity WHERE device_id = ?1 AND (?2 IS NULL OR module_id = ?2)",
         "DELETE FROM device_state WHERE device_id = ?1 AND (?2 IS NULL OR module_id = ?2)",
+        "DELETE FROM twin WHERE device_id = ?1 AND (?2 IS NULL OR module_id = ?2)",
     ] {
         db.prepare_cached(sql)?.execute(params![id.device_id(), id.module_id()])?;
     }
