@@ -75,7 +75,10 @@ impl IntoResponse for ApiError {
         let told = Told { error: self.0, tracking_id: tracking_id() };
         let HubError { code, message } = &told.error;
         let time = jiff::Timestamp::now().strftime("%m/%d/%Y %H:%M:%S").to_string();
-        if code.http_status() >= 500 {
+        // That a device answers badly or not at all is no failure of the hub's.
+        let by_device =
+            matches!(code, ErrorCode::GatewayTimeout | ErrorCode::InvalidResponseWhileProxying);
+        if code.http_status() >= 500 && !by_device {
             warn!(tracking_id = told.tracking_id, code = code.number(), %message, "call failed");
         }
         let body = json!({

@@ -1,5 +1,7 @@
 //! Direct methods over the REST API: calls that a device answers, and calls that are refused.
 
+use std::time::Duration;
+
 use dunlin::test_hub::TestHub;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -25,11 +27,13 @@ async fn listening(hub: &TestHub, id: &str) -> Raw {
 
 /// The next call: the method's name, the call's id, and the payload.
 async fn called(raw: &mut Raw) -> (String, String, String) {
-    let packet = raw.packet().await.expect("a call");
+    read_call(&raw.packet().await.expect("a call"))
+}
+
+fn read_call(packet: &[u8]) -> (String, String, String) {
     assert_eq!(packet[0], 0x30, "a PUBLISH of QoS 0: {packet:x?}");
-    let body =
-        &packet[packet.iter().skip(1).position(|byte| byte & 0x80 == 0).expect("sized") + 2..];
-    let (length, rest) = body.split_at(2);
+    let length = packet.iter().skip(1).position(|byte| byte & 0x80 == 0).expect("a length");
+    let (length, rest) = packet[length + 2..].split_at(2);
     let (topic, payload) = rest.split_at(usize::from(length[0]) << 8 | usize::from(length[1]));
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
     let topic = text(topic);
@@ -144,10 +148,48 @@ async fn a_call_waits_for_a_device_to_connect(hub: &TestHub) {
     let connects = async {
         let mut raw = Door::of(hub).enter(&device.connect()).await;
         raw.send(&subscribe(1, &[(CALLS, 0)])).await;
-        raw.expect(&[0x90, 3, 0, 1, 0]).await;
-        let (_, id, _) = called(&mut raw).await;
+        // The call may come before the SUBACK [MQTT-3.8.4].
+        let mut packets = [raw.packet().await.expect("one"), raw.packet().await.expect("two")];
+        packets.sort();
+        let (_, id, _) = read_call(&packets[0]);
+        assert_eq!(packets[1], [0x90, 3, 0, 1, 0]);
         answer(&mut raw, "200", &id, "1").await;
     };
     let (response, ()) = within("a call", async { tokio::join!(call, connects) }).await;
     assert_eq!(response.text().await.expect("a body"), r#"{"status":200,"payload":1}"#);
+}
+
+scenario!(callers_that_go_away_leave_no_calls_behind);
+async fn callers_that_go_away_leave_no_calls_behind(hub: &TestHub) {
+    // As many as may wait for a device.
+    const CALLS: usize = 100;
+    let mut device = listening(hub, "d").await;
+    let body = r#"{"methodName":"slow","responseTimeoutInSeconds":300}"#;
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..CALLS {
+        let (client, call) = (hub.client(), invoke(hub, "d", body));
+        callers.spawn(async move { client.send(call).await.map(drop) });
+    }
+    for _ in 0..CALLS {
+        called(&mut device).await;
+    }
+    let code = "DeviceMaximumInflightMethodExceeded";
+    refused(hub, "one more", invoke(hub, "d", body), code).await;
+    callers.shutdown().await;
+    let mut look = tokio::time::interval(Duration::from_millis(100));
+    within("room for a call", async {
+        loop {
+            let mut call = std::pin::pin!(send(hub, invoke(hub, "d", body)));
+            tokio::select! {
+                (_, id, _) = called(&mut device) => {
+                    answer(&mut device, "200", &id, "1").await;
+                    assert_eq!(call.await.status().as_u16(), 200);
+                    break;
+                }
+                refusal = &mut call => assert_eq!(refusal.status().as_u16(), 403),
+            }
+            look.tick().await;
+        }
+    })
+    .await;
 }
