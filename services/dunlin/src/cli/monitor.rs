@@ -22,6 +22,8 @@ const RETRY: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(100))
     .with_max_delay(Duration::from_secs(5))
     .without_max_times();
+/// What a hub has at the least for opening the first stream, however short the time of silence is.
+const OPENING: Duration = Duration::from_secs(5);
 /// From the first event that is not committed to the commit.
 const COMMIT: Duration = Duration::from_secs(1);
 /// The last commit's, for which somebody waits who wants this to end.
@@ -104,10 +106,11 @@ impl<'a> Monitor<'a> {
     }
 
     async fn watch(&mut self, show: &impl Fn(&Event) -> String) -> Result<(), Failure> {
-        let mut heard = Instant::now();
         // A hub that was never there is not waited for.
-        let opened = until(self.deadline(heard), self.open()).await;
+        let patience = self.idle.and_then(|idle| Instant::now().checked_add(idle.max(OPENING)));
+        let opened = until(patience, self.open()).await;
         let mut stream = opened.unwrap_or_else(|| Err(lost("it did not answer in time")))?;
+        let mut heard = Instant::now();
         while let Some(reason) = self.follow(&mut stream, &mut heard, show).await? {
             eprintln!("the hub has gone ({reason}); waiting for it");
             stream = self.reopen(heard).await?;
