@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use dunlin_auth::{ConnectionString, SasToken};
+use dunlin_model::Twin;
 use dunlin_storage::DeviceStore;
 use dunlin_storage::device_store::{IdentityWrite, SqliteDeviceStore};
 use dunlin_storage::sqlite::DataFolder;
@@ -133,7 +134,8 @@ fn a_list_goes_on_until_its_end() {
     let data = folder.path();
     let fill = async {
         let store = SqliteDeviceStore::new(DataFolder::open(data).expect("a folder").sqlite());
-        let new = (0..2_100).map(|n| vec![IdentityWrite::Create(registry_scale::device(n))]);
+        let new = (0..2_100)
+            .map(|n| vec![IdentityWrite::Create(registry_scale::device(n), Twin::new(0))]);
         store.identity_write(new.collect()).await.expect("written");
     };
     tokio::runtime::Runtime::new().expect("a runtime").block_on(fill);

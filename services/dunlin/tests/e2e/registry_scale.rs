@@ -73,7 +73,8 @@ async fn a_page_is_ordered_and_has_a_thousand_devices_at_most(hub: &TestHub) {
 scenario!(pages_together_hold_every_device_once);
 async fn pages_together_hold_every_device_once(hub: &TestHub) {
     const COUNT: usize = 3_500;
-    let new = (0..COUNT).rev().map(|n| vec![IdentityWrite::Create(device(n))]).collect();
+    let new =
+        (0..COUNT).rev().map(|n| vec![IdentityWrite::Create(device(n), Twin::new(0))]).collect();
     let written = hub.stores().devices.identity_write(new).await.expect("written");
     assert!(written.iter().all(Result::is_ok));
     for (size, top, pages) in [
