@@ -16,13 +16,14 @@ const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions";
 
 /// With the longest input that is tried.
-const TARGETS: [(&str, u32); 6] = [
+const TARGETS: [(&str, u32); 7] = [
     ("sas", 4_096),
     ("bag", 4_096),
     ("username", 1_024),
     ("frame", 8_192),
     ("identity", 4_096),
     ("segment", 4_096),
+    ("twin", 4_096),
 ];
 
 #[derive(Debug, PartialEq, Eq)]
