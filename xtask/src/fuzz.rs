@@ -24,6 +24,7 @@ const TARGETS: [(&str, u32); 7] = [
     ("identity", 4_096),
     ("bulk", 4_096),
     ("segment", 4_096),
+    ("twin", 4_096),
 ];
 
 #[derive(Debug, PartialEq, Eq)]

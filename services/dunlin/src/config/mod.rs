@@ -27,6 +27,7 @@ pub struct Config {
     pub hub: Hub,
     pub tls: Tls,
     pub gateway: dunlin_gateway::Config,
+    pub twins: dunlin_model::twin::Limits,
     pub methods: dunlin_methods::Config,
     pub stores: Stores,
     pub mesh: dunlin_runtime::mesh::Config,

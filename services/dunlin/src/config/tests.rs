@@ -55,10 +55,11 @@ fn mistakes_are_named() {
 }
 
 /// The section of the reference, the crate its struct is in, and its name.
-const SECTIONS: [(&str, &str, &str); 7] = [
+const SECTIONS: [(&str, &str, &str); 8] = [
     ("hub", "services/dunlin", "Hub"),
     ("tls", "services/dunlin", "Tls"),
     ("gateway", "services/gateway", "Config"),
+    ("twins", "crates/model", "Limits"),
     ("methods", "services/methods", "Config"),
     ("stores", "services/dunlin", "Stores"),
     ("mesh", "crates/runtime", "Config"),

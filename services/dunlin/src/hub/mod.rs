@@ -96,7 +96,8 @@ impl Hub {
                     dunlin_registry::build(registry).await?
                 }
                 Role::Twins => dunlin_twins::build(dunlin_twins::Context {
-                    store: stores.devices.clone(),
+                    limits: config.twins.clone(),
+                    store: stores.twins.clone(),
                     links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
                 }),
                 Role::Methods => dunlin_methods::build(dunlin_methods::Context {
