@@ -94,6 +94,11 @@ impl Raw {
 
     /// Ends TLS and TCP in good order, which MQTT knows nothing of.
     pub async fn close(mut self) {
+        self.end().await;
+    }
+
+    /// As `close`, and what the hub makes of it can still be seen.
+    pub async fn end(&mut self) {
         // The hub may have closed before.
         let _ = self.stream.shutdown().await;
     }

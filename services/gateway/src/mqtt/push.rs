@@ -20,6 +20,10 @@ const WINDOW: usize = 100;
 /// Method calls a device has not answered, before no more are made.
 const CALLS: usize = 100;
 
+/// Bytes that wait to be written to a device, before it is taken for stuck: many large ones at once
+/// are no sign of that.
+const UNWRITTEN: usize = 2 << 20;
+
 /// What a device was sent and has not acknowledged.
 #[derive(Default)]
 pub struct Outbound {
@@ -79,7 +83,21 @@ impl Connection {
 
     /// Whether the device does not take what it is sent.
     fn is_stuck(&self) -> bool {
-        self.io.is_wr_backpressure()
+        let encrypted = self.io.with_write_dst_buf(|waiting| waiting.len());
+        // One that is closing is not asked how much it has.
+        let plain = self.io.with_write_buf(|waiting| waiting.len()).unwrap_or_default();
+        plain + encrypted > UNWRITTEN
+    }
+
+    /// Whether as many callers wait as may.
+    fn is_called_enough(&self) -> bool {
+        let enough = self.if_rare(|rare| {
+            if rare.calls.len() >= CALLS {
+                rare.calls.retain(|call| !call.answer.is_closed());
+            }
+            rare.calls.len() >= CALLS
+        });
+        enough.unwrap_or_default()
     }
 
     /// Calls a method. Its answer comes as a message of the device, or never.
@@ -87,9 +105,7 @@ impl Connection {
         let Call { method, payload, answer } = call;
         let refused = if self.session.subscriptions().get(Topic::Methods).is_none() {
             Some(Ok(Outcome::NotSubscribed(Absent {})))
-        } else if self.is_stuck()
-            || self.if_rare(|rare| rare.calls.len() >= CALLS).unwrap_or_default()
-        {
+        } else if self.is_stuck() || self.is_called_enough() {
             Some(Err(HubError::new(
                 ErrorCode::DeviceMaximumInflightMethodExceeded,
                 format!("{CALLS} calls wait for the device, or it does not take what it is sent"),

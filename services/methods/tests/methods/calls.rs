@@ -73,6 +73,7 @@ async fn a_device_that_is_not_there() {
         let got = hub.invoke(call(id, "answer", 5, connect)).await;
         check(id, got, want);
         assert_eq!(hub.called(), []);
+        assert_eq!(hub.asked.load(Ordering::Relaxed), 1, "{id}: the registry is asked once");
     }
 }
 
@@ -122,6 +123,8 @@ async fn a_device_that_takes_no_methods() {
         ("subscribe-1", 0, (Err(DeviceNotOnline), 0)),
         ("subscribe-10", 9, (Err(DeviceNotOnline), 9_000)),
         ("subscribe-10", 20, (Ok((200, "true")), 10_000)),
+        // Looks begin every 350 ms, the last one when the second is over.
+        ("refuseSlowly", 1, (Err(DeviceNotOnline), 1_100)),
     ] {
         let hub = Hub::start();
         hub.connect("d").await;

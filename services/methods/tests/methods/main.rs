@@ -2,9 +2,11 @@
 //! tokio's own and stands still while anything else goes on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::extract::Request as HttpRequest;
+use axum::extract::{Request as HttpRequest, State};
+use axum::routing::post;
 use dunlin_methods::{BuildError, Config, Context};
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::status::{from_status, to_status};
@@ -17,7 +19,7 @@ use dunlin_storage::Presence;
 use dunlin_storage::presence::MemoryPresence;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status};
@@ -72,6 +74,10 @@ impl DeviceLink for Gateway {
             "answerNonsense" => answer(200, b"done."),
             "subscribe" if Instant::now() < then => Outcome::NotSubscribed(v1::Absent {}),
             "subscribe" => answer(200, b"true"),
+            "refuseSlowly" => {
+                sleep(Duration::from_millis(100)).await; // sleep: the gateway takes its time
+                Outcome::NotSubscribed(v1::Absent {})
+            }
             "beSilent" => {
                 let _waiting = Waiting(self.calls.clone());
                 std::future::pending().await
@@ -105,7 +111,11 @@ impl DeviceLink for Gateway {
 }
 
 /// The one call on a registry that methods makes. It knows `d` and `d/m`, and fails for `broken`.
-async fn get_identity(request: HttpRequest) -> axum::response::Response {
+async fn get_identity(
+    State(asked): State<Arc<AtomicUsize>>,
+    request: HttpRequest,
+) -> axum::response::Response {
+    asked.fetch_add(1, Ordering::Relaxed);
     let service = tower::service_fn(|request: Request<v1::GetIdentityRequest>| async move {
         let id = request.into_inner().id;
         let code = match id.as_str() {
@@ -128,6 +138,8 @@ struct Hub {
     client: MethodsClient<MeshChannel>,
     presence: Arc<MemoryPresence>,
     calls: mpsc::UnboundedReceiver<Seen>,
+    /// Questions to the registry.
+    asked: Arc<AtomicUsize>,
     started: Instant,
 }
 
@@ -146,14 +158,15 @@ impl Hub {
         let started = Instant::now();
         let gateway = DeviceLinkServer::new(Gateway { calls: sender, started });
         let path = format!("/{}/{{*rest}}", DeviceLinkServer::<Gateway>::NAME);
-        let routes = component.routes.route_service(&path, gateway);
-        mesh.attach(
-            routes.route("/dunlin.v1.Registry/GetIdentity", axum::routing::post(get_identity)),
-        );
+        let asked = Arc::new(AtomicUsize::new(0));
+        let registry = axum::Router::new()
+            .route("/dunlin.v1.Registry/GetIdentity", post(get_identity))
+            .with_state(asked.clone());
+        mesh.attach(component.routes.route_service(&path, gateway).merge(registry));
         // As the REST API calls: with a deadline that is beyond any call's own.
         let channel = mesh.channel(Role::Methods).expect("runs here");
         let client = MethodsClient::new(channel.with_deadline(Duration::from_secs(7_200)));
-        Ok(Self { client, presence, calls, started })
+        Ok(Self { client, presence, calls, asked, started })
     }
 
     async fn connect(&self, id: &str) {
