@@ -1,5 +1,7 @@
 """Direct methods by the official SDKs: a back end calls, a device or a module answers."""
 
+import json
+
 import pytest
 
 from test_twins import named, party  # noqa: F401  # a fixture
@@ -31,6 +33,14 @@ def test_what_a_device_answers_is_the_answer(service, callee, client):
     assert client.wait_event("method") == {"event": "method", "name": "echo", "payload": sent}
     assert invoke(service, callee, "failing", payload="text") == ANSWERS["failing"]
     assert client.wait_event("method")["payload"] == "text"
+
+
+def test_the_command_line_calls_too(hub, callee, client):
+    module = () if callee.module_id is None else ("-m", callee.module_id)
+    said = hub.cli("method", "invoke", "-d", callee.id, *module, "-n", "echo", "--method-payload", '{"a": 1}',
+                   "--connect-timeout", "30")
+    assert json.loads(said) == ANSWERS["echo"]
+    assert client.wait_event("method")["payload"] == {"a": 1}
 
 
 def test_a_call_and_an_answer_may_be_empty(service, callee, client):
