@@ -35,6 +35,12 @@ def device(hub, request):
     return hub.create_device(f"{request.node.originalname.replace('_', '-')[:100]}.{next(_numbers)}")
 
 
+@pytest.fixture(params=["device", "module"])
+def party(request, hub, device):
+    """A device, or a module of one."""
+    return device if request.param == "device" else hub.create_module(device, "m")
+
+
 @pytest.fixture(params=["python", "node"])
 def sdk(request):
     return request.param

@@ -23,6 +23,12 @@ NODE_ERRORS = {400: "ArgumentError", 401: "UnauthorizedError", 404: "DeviceNotFo
                504: "GatewayTimeoutError"}
 
 
+def named(party):
+    """How calls name a device or a module."""
+    found = {"device": party.id}
+    return found if party.module_id is None else {**found, "module": party.module_id}
+
+
 class Service(drivers.Driver):
     """One service client of an SDK."""
 

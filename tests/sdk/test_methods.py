@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from test_twins import named, party  # noqa: F401  # a fixture
+import drivers
+from services import named
 
 ANSWERS = {
     "echo": {"status": 200, "payload": {"b": [1.5, "ä", None]}},
@@ -15,18 +16,19 @@ ANSWERS = {
 
 
 @pytest.fixture
-def callee(hub, party, client):  # noqa: F811
+def callee(hub, party, client):
     """A connected device or module that takes methods."""
     client.connect(party.connection_string, hub.ca)
     client.ask("take_methods", answers=ANSWERS)
     return party
 
 
-def invoke(service, party, name, **more):  # noqa: F811
+def invoke(service, party, name, **more):
     # Node's SDK does not say when it has subscribed: the call waits for it.
     return service.call("invoke", **named(party), name=name, connect_timeout=30, **more)
 
 
+@drivers.TRANSPORTS
 def test_what_a_device_answers_is_the_answer(service, callee, client):
     sent = {"a": {"deep": [1, "ä", True]}}
     assert invoke(service, callee, "echo", payload=sent) == ANSWERS["echo"]
@@ -50,12 +52,14 @@ def test_a_call_and_an_answer_may_be_empty(service, callee, client):
     assert client.wait_event("method")["payload"] == {"python": "", "node": None}[service.sdk]
 
 
+@drivers.TRANSPORTS
 def test_calls_are_answered_one_by_one(service, callee, client):
     for number in range(20):
         assert invoke(service, callee, "echo", payload=number) == ANSWERS["echo"]
         assert client.wait_event("method")["payload"] == number
 
 
+@drivers.TRANSPORTS
 def test_a_payload_may_be_large(service, callee, client):
     text = "x" * (128 * 1024 - 2)
     assert invoke(service, callee, "echo", payload=text) == ANSWERS["echo"]

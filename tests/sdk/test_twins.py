@@ -4,19 +4,8 @@ import pytest
 
 import drivers
 import wait
+from services import named
 from test_renewal import RENEWAL
-
-
-@pytest.fixture(params=["device", "module"])
-def party(request, hub, device):
-    """A device, or a module of one."""
-    return device if request.param == "device" else hub.create_module(device, "m")
-
-
-def named(party):
-    """How calls of service SDKs name it."""
-    named = {"device": party.id}
-    return named if party.module_id is None else {**named, "module": party.module_id}
 
 
 def own(section):
@@ -79,6 +68,7 @@ def test_what_is_no_twin_is_refused(service, device, name):
             service.call("update_twin", device=device.id, patch={"tags": tags})
 
 
+@drivers.TRANSPORTS
 def test_a_device_reads_its_twin_and_reports(hub, service, party, client):
     service.call("update_twin", **named(party), patch={"tags": {"secret": 1}, "properties": {"desired": {"a": {"b": 1}}}})
     client.connect(party.connection_string, hub.ca)
@@ -95,6 +85,7 @@ def test_a_device_reads_its_twin_and_reports(hub, service, party, client):
         assert "$lastUpdated" in reported["$metadata"] and "$lastUpdatedVersion" not in reported["$metadata"]
 
 
+@drivers.TRANSPORTS
 def test_a_report_against_the_rules_is_refused(hub, device, client):
     client.connect(device.connection_string, hub.ca)
     client.ask("report", patch={"x": 1})
@@ -105,6 +96,7 @@ def test_a_report_against_the_rules_is_refused(hub, device, client):
     assert client.ask("twin")["result"]["reported"] == {"x": 1, "$version": 2}
 
 
+@drivers.TRANSPORTS
 def test_a_device_is_told_of_desired_properties(hub, service, party, client):
     client.connect(party.connection_string, hub.ca)
     client.ask("watch_desired")
@@ -122,6 +114,7 @@ def test_a_device_is_told_of_desired_properties(hub, service, party, client):
     assert wait_desired(client, {"last": 1}) == {"last": 1, "$version": 6}, "tags are not the device's"
 
 
+@drivers.TRANSPORTS
 def test_a_device_hears_of_changes_after_its_token_was_renewed(hub, service, device, client):
     """The SDKs subscribe once: what was subscribed to outlives the connection."""
     client.connect(device.connection_string, hub.ca, **RENEWAL[client.sdk])
