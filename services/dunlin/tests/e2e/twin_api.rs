@@ -201,7 +201,7 @@ async fn what_is_no_twin_is_refused_and_changes_nothing(hub: &TestHub) {
         ("desired is a text", desired("\"x\""), content),
         ("a key twice", desired(r#"{"a":{"b":1,"b":2}}"#), content),
         ("a key twice, escaped", desired(r#"{"a":1,"\u0061":2}"#), content),
-        ("eleven levels", desired(&deep(11)), content),
+        ("eleven levels below the outermost", desired(&deep(12)), content),
         ("very many levels", desired(&deep(100_000)), content),
         ("a key with a dot", desired(r#"{"a.b":1}"#), content),
         ("a key with a dollar", desired(r#"{"$b":1}"#), content),
@@ -227,7 +227,7 @@ async fn what_is_no_twin_is_refused_and_changes_nothing(hub: &TestHub) {
     });
     let full = twin(hub, put(hub, path, body.to_string())).await;
     twin(hub, put(hub, path, full.to_string())).await;
-    twin(hub, patch(hub, path, desired(&deep(10)))).await;
+    twin(hub, patch(hub, path, desired(&deep(11)))).await;
 }
 
 /// An object of more than `bytes` bytes, as the hub counts them, and less than 1,030 more.
