@@ -63,6 +63,16 @@ fn twins_are_shown_changed_and_replaced_from_the_command_line() {
     bad(&ask(&data, &["twin", "show", "-d", "a b"]), 2, "device id");
     bad(&ask(&data, &["twin", "show", "-d", "nobody"]), 1, "dunlin device list");
     bad(&ask(&data, &["twin", "show", "-d", "d", "-m", "n"]), 1, "dunlin module list");
+
+    let show = || told(&ask(&data, &["twin", "show", "-d", "d"]));
+    let before = show();
+    // Killed, not asked; and asked.
+    drop(hub);
+    let hub = Up::start(&data, &[]);
+    assert_eq!(show(), before);
+    assert_eq!(hub.stop(), Some(0));
+    let hub = Up::start(&data, &[]);
+    assert_eq!(show(), before);
     assert_eq!(hub.stop(), Some(0));
 }
 

@@ -3,6 +3,7 @@
 use dunlin::test_hub::TestHub;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::registry::{refused, request, send};
 
@@ -154,6 +155,34 @@ async fn an_etag_guards_a_twin_in_every_quoting(hub: &TestHub) {
     let call = patch(hub, "/twins/d", body).header("if-match", b"\xff\xfe".as_slice());
     refused(hub, "not ASCII", call, "ArgumentInvalid").await;
     assert_eq!(read(hub, "/twins/d").await["etag"], etag.as_str(), "refusals change nothing");
+}
+
+scenario!(of_many_writers_none_is_lost_and_one_has_the_etag);
+async fn of_many_writers_none_is_lost_and_one_has_the_etag(hub: &TestHub) {
+    const WRITERS: usize = 20;
+    hub.create_device("d").await;
+    let write = async |etag: &str| {
+        let mut calls = JoinSet::new();
+        for writer in 0..WRITERS {
+            let body = format!(r#"{{"properties":{{"desired":{{"w{writer}":"{writer}"}}}}}}"#);
+            let call = patch(hub, "/twins/d", body).header("if-match", etag);
+            let client = hub.client();
+            calls.spawn(
+                async move { client.send(call).await.expect("an answer").status().as_u16() },
+            );
+        }
+        calls.join_all().await
+    };
+    let first = read(hub, "/twins/d").await;
+    let statuses = write(first["etag"].as_str().expect("an ETag")).await;
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 412].contains(status)), "{statuses:?}");
+    let statuses = write("*").await;
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    let last = read(hub, "/twins/d").await;
+    assert_eq!(last["properties"]["desired"]["$version"], 2 + WRITERS);
+    let desired = own(&last["properties"]["desired"]);
+    assert_eq!(desired.as_object().map(serde_json::Map::len), Some(WRITERS), "{desired}");
 }
 
 scenario!(a_module_has_a_twin_of_its_own);
