@@ -21,8 +21,9 @@ pub type Object = serde_json::Map<String, Value>;
 /// The integers of IoT Hub: every one of them is a double too.
 pub const INTEGERS: std::ops::RangeInclusive<i64> = -4_503_599_627_370_496..=4_503_599_627_370_495;
 
-/// Characters of a key that an error repeats.
+/// Characters of a key, and of a path, that an error repeats: it travels in a header.
 const KEY_SHOWN: usize = 64;
+const PATH_SHOWN: usize = 1_024;
 
 /// Where in a document something stands, as `properties.reported.a[2].b`.
 #[derive(Clone, Copy)]
@@ -35,7 +36,12 @@ pub enum Path<'a> {
 impl Path<'_> {
     /// The refusal of what stands here.
     pub fn refuse(&self, why: impl fmt::Display) -> HubError {
-        HubError::new(ErrorCode::ArgumentInvalid, format!("{self}: {why}"))
+        let mut path = self.to_string();
+        if let Some((end, _)) = path.char_indices().nth(PATH_SHOWN) {
+            path.truncate(end);
+            path.push('…');
+        }
+        HubError::new(ErrorCode::ArgumentInvalid, format!("{path}: {why}"))
     }
 }
 

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dunlin_model::Identity;
 use tokio::sync::OwnedMutexGuard;
 
+type Mutexes = HashMap<Identity, Arc<tokio::sync::Mutex<()>>>;
+
 #[derive(Clone, Default)]
-pub(crate) struct Turns(Arc<Mutex<HashMap<Identity, Arc<tokio::sync::Mutex<()>>>>>);
+pub(crate) struct Turns(Arc<Mutex<Mutexes>>);
 
 /// Somebody's turn, or place in the queue for it, until it is dropped.
 pub(crate) struct Turn {
@@ -26,7 +28,7 @@ impl Turns {
         turn
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Identity, Arc<tokio::sync::Mutex<()>>>> {
+    fn lock(&self) -> MutexGuard<'_, Mutexes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

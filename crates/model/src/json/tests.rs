@@ -52,6 +52,13 @@ fn a_refusal_names_the_place() {
     check(r#"{"a":{"b":{"c":{"d":{}}}}}"#, "r.a.b.c.d: objects are nested too deep");
     check(r#"{"a":[[{"d":[]}]]}"#, "r.a[0][0].d: objects are nested too deep");
     check(format!(r#"{{"{}":1e999}}"#, "k".repeat(80)), &format!("r.{}…: ", "k".repeat(64)));
+    let key = "é".repeat(64);
+    let deep = format!("{}1e999{}", format!("{{\"{key}\":").repeat(20), "}".repeat(20));
+    let error = object(deep.as_bytes(), &Path::Root("r"), 64, &[]).expect_err("refused").message;
+    assert_eq!(
+        error,
+        format!("r{}.{}…: a number is beyond a double", format!(".{key}").repeat(15), &key[..94])
+    );
     // Nothing recurses on the way to the refusal.
     check(format!("{{\"a\":{}", "[".repeat(1 << 20)), "r: not JSON");
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(1 << 20), "]".repeat(1 << 20));

@@ -1,5 +1,6 @@
 //! Twins over their gRPC face, on the embedded store, with a gateway that only takes notes.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -42,6 +43,8 @@ struct Gateway {
     gate: Arc<Semaphore>,
     begun: Arc<Semaphore>,
     broken: Arc<Mutex<bool>>,
+    /// Whom it is being told of right now.
+    busy: Arc<Mutex<HashSet<String>>>,
     notes: mpsc::UnboundedSender<(String, Value)>,
 }
 
@@ -65,14 +68,17 @@ impl DeviceLink for Gateway {
         &self,
         request: Request<v1::NotifyDesiredRequest>,
     ) -> Result<Response<v1::NotifyDesiredResponse>, tonic::Status> {
+        let request = request.into_inner();
+        let alone = self.busy.lock().expect("whole").insert(request.identity.clone());
         self.begun.add_permits(1);
         self.gate.acquire().await.expect("open").forget();
+        self.busy.lock().expect("whole").remove(&request.identity);
         if *self.broken.lock().expect("whole") {
             return Err(tonic::Status::unavailable("on purpose"));
         }
-        let request = request.into_inner();
         let patch: Value = serde_json::from_slice(&request.patch).expect("JSON");
         assert_eq!(patch["$version"], request.version);
+        let patch = if alone { patch } else { Value::from("told of two versions at once") };
         self.notes.send((request.identity, patch)).expect("somebody reads");
         Ok(Response::new(v1::NotifyDesiredResponse { found: true }))
     }
@@ -91,6 +97,7 @@ impl Hub {
             gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             begun: Arc::new(Semaphore::new(0)),
             broken: Arc::default(),
+            busy: Arc::default(),
             notes,
         };
         let mesh = Mesh::new(mesh::Config::default(), &[Role::Twins], Handle::current());

@@ -41,19 +41,23 @@ async fn a_device_is_told_of_versions_in_their_order() {
     const UPDATES: u64 = 32;
     let mut hub = Hub::start().await;
     hub.connect("d").await;
+    hub.gateway.gate.forget_permits(Semaphore::MAX_PERMITS);
     let mut updates = tokio::task::JoinSet::new();
     for n in 0..UPDATES {
         let (mut client, request) =
             (hub.client.clone(), desired("d", &format!(r#"{{"k{n}":{n}}}"#)));
         updates.spawn(async move { code(client.update_twin(request).await).expect("updated") });
     }
-    soon(updates.join_all()).await;
     let mut copy = serde_json::Map::new();
     for version in 2..UPDATES + 2 {
-        let (_, mut patch) = hub.told.try_recv().expect("told");
+        // The others have time to come in between.
+        soon(hub.gateway.begun.acquire()).await.expect("open").forget();
+        hub.gateway.gate.add_permits(1);
+        let (_, mut patch) = soon(hub.told.recv()).await.expect("told");
         assert_eq!(patch["$version"], version);
         copy.append(patch.as_object_mut().expect("an object"));
     }
+    soon(updates.join_all()).await;
     let read: Value =
         serde_json::from_str(&hub.properties("d").await.expect("read")).expect("JSON");
     assert_eq!(read["desired"], Value::Object(copy), "with the version of the last");
