@@ -5,8 +5,8 @@ use dunlin::test_hub::TestHub;
 use crate::hostile_kit::{header, owner_token};
 use crate::hostile_web::Web;
 use crate::mqtt_kit::{Device, Door};
-use crate::raw::{DISCONNECT, connack};
-use crate::websocket_kit::{ACCEPT, BINARY, TARGET, Ws, frame, handshake};
+use crate::raw::{DISCONNECT, connack, puback};
+use crate::websocket_kit::{ACCEPT, BINARY, PING, PONG, TARGET, Ws, frame, handshake};
 
 scenario!(it_is_answered);
 async fn it_is_answered(hub: &TestHub) {
@@ -118,6 +118,7 @@ async fn it_may_follow_requests(hub: &TestHub) {
         get.repeat(3).as_bytes(),
         handshake(TARGET, &[("Sec-WebSocket-Key", "")]).as_bytes(),
         handshake(TARGET, &[]).as_bytes(),
+        &frame(PING, b"early"),
         &frame(BINARY, &device.connect().bytes()),
         &frame(BINARY, &device.message(1, b"early")),
     ]
@@ -129,8 +130,14 @@ async fn it_may_follow_requests(hub: &TestHub) {
         let answer = ws.answer().await;
         assert_eq!(answer.status, status, "{answer:?}");
     }
+    ws.expect(PONG, b"early").await;
     ws.expect(BINARY, &connack(0)).await;
-    ws.expect(BINARY, &crate::raw::puback(1)).await;
+    ws.expect(BINARY, &puback(1)).await;
+    // And the answer does not wait for another.
+    let mut ws = Ws::over(Web::new(hub).open_at(door.address).await);
+    ws.send(&[handshake(TARGET, &[]).as_bytes(), &frame(PING, b"alone")].concat()).await;
+    assert_eq!(ws.answer().await.status, 101);
+    ws.expect(PONG, b"alone").await;
 }
 
 scenario!(every_truncation);

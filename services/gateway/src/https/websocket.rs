@@ -84,18 +84,25 @@ pub async fn serve<F: Filter>(
     (_seat, waiting): (Seat, Waiting),
     wait: Duration,
 ) {
+    put_back(&io, early);
+    let io = io.add_filter(WsFilter::new());
+    // What the filter says to frames that were there before it, ntex does not write. A connection
+    // that has gone is found out below.
+    let _ = io.flush(false).await;
+    let end = mqtt::run(&io, &worker, waiting, wait).await;
+    io.filter().set_code(close_code(end));
+    let _ = io.shutdown().await;
+}
+
+/// Drops `early`, which, though empty as a rule, holds hyper's buffer.
+fn put_back<F: Filter>(io: &Io<F>, early: Bytes) {
     if !early.is_empty() {
         io.with_read_buf(|unread| {
             let later = unread.take();
             unread.extend_from_slice(&early);
             unread.extend_from_slice(&later);
         });
-        drop(early);
     }
-    let io = io.add_filter(WsFilter::new());
-    let end = mqtt::run(&io, &worker, waiting, wait).await;
-    io.filter().set_code(close_code(end));
-    let _ = io.shutdown().await;
 }
 
 /// `None`: the connection was refused, which CONNACK tells better.
