@@ -94,9 +94,9 @@ impl Service {
 
     async fn get(&self, id: &str) -> Result<StoredTwin, HubError> {
         let id = Identity::parse(id)?;
-        match self.0.context.store.twin_get(&id).await {
-            Ok(Some(stored)) => Ok(stored),
-            Ok(None) => Err(self.failed(&id, StoreError::NotFound).await),
+        let found = self.0.context.store.twin_get(&id).await;
+        match found.and_then(|found| found.ok_or(StoreError::NotFound)) {
+            Ok(stored) => Ok(stored),
             Err(error) => Err(self.failed(&id, error).await),
         }
     }
