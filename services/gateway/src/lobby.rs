@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dunlin_runtime::Shutdown;
 use ntex::io::IoRef;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// What must stay free of a process' descriptors for stores, other processes and the admin port.
 const RESERVE: std::ops::RangeInclusive<usize> = 128..=1_024;
@@ -80,11 +81,32 @@ pub struct Lobby<C: Closes = IoRef> {
     /// In order of arrival. It holds nothing of a connection that has left, and the tree's depth is
     /// nothing beside a handshake.
     waiting: RefCell<BTreeMap<u64, (Instant, C)>>,
+    progress: Cell<Progress>,
     /// One has left those who wait, or altogether.
     left: Notify,
     draining: Shutdown,
     next: Cell<u64>,
     evicted: Cell<u64>,
+}
+
+/// How many have left by themselves, by periods of [`GRACE`].
+#[derive(Clone, Copy)]
+struct Progress {
+    since: Instant,
+    now: usize,
+    before: usize,
+}
+
+impl Progress {
+    fn at(self, time: Instant) -> Self {
+        match time.saturating_duration_since(self.since) {
+            short if short < GRACE => self,
+            long if long < GRACE * 2 => {
+                Self { since: self.since + GRACE, now: 0, before: self.now }
+            }
+            _ => Self { since: time, now: 0, before: 0 },
+        }
+    }
 }
 
 /// What can be closed from outside its task.
@@ -106,6 +128,7 @@ impl<C: Closes> Lobby<C> {
             inside: Cell::new(0),
             most_waiting,
             waiting: RefCell::default(),
+            progress: Cell::new(Progress { since: Instant::now(), now: 0, before: 0 }),
             left: Notify::new(),
             draining: Shutdown::new(),
             next: Cell::new(0),
@@ -128,7 +151,8 @@ impl<C: Closes> Lobby<C> {
 
     /// Resolves when the next connection may be let in: while the lobby is full of newcomers it
     /// is they who have their turn, and the next wait in the kernel's queue. A storm of honest
-    /// devices is so served in order; a flood of silent ones holds it up for [`GRACE`] at a time.
+    /// devices is so served in order, however long that takes; a flood of silent ones holds it up
+    /// for [`GRACE`] at a time.
     pub async fn room(&self) {
         loop {
             let oldest = {
@@ -138,11 +162,24 @@ impl<C: Closes> Lobby<C> {
                 }
                 waiting.first_key_value().map_or(GRACE, |(_, (since, _))| since.elapsed())
             };
-            let Some(patience) = GRACE.checked_sub(oldest).filter(|left| !left.is_zero()) else {
-                return;
+            let patience = match GRACE.checked_sub(oldest).filter(|left| !left.is_zero()) {
+                Some(patience) => patience,
+                // Whoever has been here for longer is not silent, the hub is slow: places come free
+                // by themselves, and faster than silent ones could be told from others.
+                None if self.is_moving() => GRACE,
+                None => return,
             };
             let _ = tokio::time::timeout(patience, self.left.notified()).await;
         }
+    }
+
+    /// Whether half of the places came free by themselves within [`GRACE`].
+    fn is_moving(&self) -> bool {
+        let time = Instant::now();
+        let Progress { since, now, before } = self.progress.get().at(time);
+        // What of the last period is not longer ago than one, if it was even.
+        let rest = 1.0 - time.saturating_duration_since(since).div_duration_f64(GRACE);
+        now as f64 + before as f64 * rest >= self.most_waiting as f64 / 2.0
     }
 
     /// A connection waits for its peer (again).
@@ -225,7 +262,12 @@ pub struct Waiting<C: Closes = IoRef> {
 
 impl<C: Closes> Drop for Waiting<C> {
     fn drop(&mut self) {
-        self.lobby.waiting.borrow_mut().remove(&self.place);
+        // One that was told to go is not there any more.
+        if self.lobby.waiting.borrow_mut().remove(&self.place).is_some() {
+            let mut progress = self.lobby.progress.get().at(Instant::now());
+            progress.now += 1;
+            self.lobby.progress.set(progress);
+        }
         self.lobby.left.notify_one();
     }
 }
@@ -321,6 +363,30 @@ mod tests {
         drop((silent, last, served));
         drain.await;
         assert!(began.elapsed() < FAREWELL * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_lobby_waits_for_who_is_served_and_not_for_the_silent() {
+        let lobby = lobby(100, 8);
+        let enter = || lobby.enter(Fake::default()).expect("room");
+        let mut inside: std::collections::VecDeque<_> = (0..8).map(|_| enter()).collect();
+        let began = Instant::now();
+        // Each takes four thirds of the time, and six of eight are done in it: nobody has to go.
+        for _ in 0..60 {
+            tokio::select! {
+                biased;
+                () = lobby.room() => panic!("somebody would have to go"),
+                () = tokio::time::sleep(GRACE / 6) => drop(inside.pop_front()),
+            }
+            lobby.room().await;
+            inside.push_back(enter());
+        }
+        assert_eq!(lobby.evicted.get(), 0);
+        // Then nothing more happens: the oldest has to go.
+        lobby.room().await;
+        let _last = enter();
+        assert_eq!(lobby.evicted.get(), 1);
+        assert!(began.elapsed() <= GRACE * 13, "{:?}", began.elapsed());
     }
 
     #[test]

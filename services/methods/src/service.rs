@@ -74,7 +74,7 @@ impl Service {
 
     async fn must_exist(&self, id: &Identity) -> Result<(), HubError> {
         let request = v1::GetIdentityRequest { id: id.as_str().to_owned() };
-        let found = self.registry.clone().get_identity(request).await;
+        let found = self.registry.clone().check_identity(request).await;
         found.map(drop).map_err(|status| from_status(&status))
     }
 }

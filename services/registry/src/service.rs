@@ -82,6 +82,16 @@ impl v1::registry_server::Registry for Service {
         answer(get.await.map(Into::into))
     }
 
+    async fn check_identity(
+        &self,
+        request: Request<v1::GetIdentityRequest>,
+    ) -> Answer<v1::CheckIdentityResponse> {
+        let check = async {
+            self.access.identities.stored(&Identity::parse(&request.into_inner().id)?).await
+        };
+        answer(check.await.map(|_| v1::CheckIdentityResponse {}))
+    }
+
     async fn list_devices(
         &self,
         request: Request<v1::ListDevicesRequest>,

@@ -111,7 +111,7 @@ impl DeviceLink for Gateway {
 }
 
 /// The one call on a registry that methods makes. It knows `d` and `d/m`, and fails for `broken`.
-async fn get_identity(
+async fn check_identity(
     State(asked): State<Arc<AtomicUsize>>,
     request: HttpRequest,
 ) -> axum::response::Response {
@@ -119,7 +119,7 @@ async fn get_identity(
     let service = tower::service_fn(|request: Request<v1::GetIdentityRequest>| async move {
         let id = request.into_inner().id;
         let code = match id.as_str() {
-            "d" | "d/m" => return Ok(Response::new(v1::Identity { id, ..Default::default() })),
+            "d" | "d/m" => return Ok(Response::new(v1::CheckIdentityResponse {})),
             "broken" => ErrorCode::ServiceUnavailable,
             "silent" => std::future::pending().await,
             other if other.contains('/') => ErrorCode::ModuleNotFound,
@@ -127,7 +127,7 @@ async fn get_identity(
         };
         Err(to_status(HubError::new(code, "says the registry")))
     });
-    let codec = ProstCodec::<v1::Identity, v1::GetIdentityRequest>::default();
+    let codec = ProstCodec::<v1::CheckIdentityResponse, v1::GetIdentityRequest>::default();
     tonic::server::Grpc::new(codec)
         .unary(service, request.map(Body::new))
         .await
@@ -160,7 +160,7 @@ impl Hub {
         let path = format!("/{}/{{*rest}}", DeviceLinkServer::<Gateway>::NAME);
         let asked = Arc::new(AtomicUsize::new(0));
         let registry = axum::Router::new()
-            .route("/dunlin.v1.Registry/GetIdentity", post(get_identity))
+            .route("/dunlin.v1.Registry/CheckIdentity", post(check_identity))
             .with_state(asked.clone());
         mesh.attach(component.routes.route_service(&path, gateway).merge(registry));
         // As the REST API calls: with a deadline that is beyond any call's own.
