@@ -7,6 +7,7 @@ pub mod device_links;
 pub mod health;
 pub mod memory;
 pub mod mesh;
+pub mod turns;
 
 pub use component::{Component, Role};
 pub use device_links::{DeviceLinks, Invoked};
@@ -14,3 +15,4 @@ pub use health::Health;
 pub use mesh::{Mesh, MeshChannel};
 /// Cancelled once, when the process is asked to stop.
 pub use tokio_util::sync::CancellationToken as Shutdown;
+pub use turns::Turns;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use dunlin_model::{ErrorCode, HubError, Identity, Session, Subscriptions};
 use dunlin_proto::status::from_status;
-use dunlin_proto::v1::AuthenticateRequest;
 use dunlin_proto::v1::registry_client::RegistryClient;
-use dunlin_runtime::{DeviceLinks, MeshChannel};
-use dunlin_storage::presence::{Claim, Epoch};
+use dunlin_proto::v1::{AuthenticateRequest, SessionReport};
+use dunlin_runtime::{DeviceLinks, MeshChannel, Turns};
+use dunlin_storage::presence::{Claim, Epoch, Holder};
 use dunlin_storage::{EventLog, Presence};
 use tokio::runtime::Handle;
 
@@ -22,6 +23,13 @@ use crate::table::{Address, Table};
 /// How long the former connection of an identity is waited for.
 const TAKEOVER_WAIT: Duration = Duration::from_secs(1);
 
+/// How a former holder that is away is told again: for five minutes, which is longer than any node
+/// may be away and still be taken for alive.
+const SEE_OFF: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(250))
+    .with_max_delay(Duration::from_secs(5))
+    .with_max_times(64);
+
 pub struct Gateway {
     pub hostnames: Vec<String>,
     pub node: String,
@@ -32,6 +40,8 @@ pub struct Gateway {
     pub presence: Arc<dyn Presence>,
     pub events: Arc<dyn EventLog>,
     pub table: Table,
+    /// Of who claims an identity at this gateway: only who has the slot may.
+    pub claims: Turns,
     /// What the registry is still to be told of connections.
     pub reports: Reports,
     pub sessions: Sessions,
@@ -69,44 +79,72 @@ impl Gateway {
         let auth_version = granted.auth_version;
 
         let key = address.key;
-        if let Some(former) = self.table.take(&identity, address) {
-            disconnect(&former, ErrorCode::ConnectionForcefullyClosedOnNewConnection).await;
-        }
         // From here on dropping the session gives up what was taken.
+        let former = self.table.take(&identity, address);
         let stored = Session::from(granted.session.clone().unwrap_or_default());
         let subscriptions = if clean_session { Subscriptions::NONE } else { stored.subscriptions };
         let wanted = Session { subscriptions, model_id };
         let changed = wanted != stored;
-        let mut session = DeviceSession::new(
-            self.clone(),
-            identity.clone(),
-            key,
-            granted,
-            wanted,
-            !clean_session,
-        );
+        let mut session =
+            DeviceSession::new(self.clone(), identity, key, granted, wanted, !clean_session);
+        if let Some(former) = &former {
+            disconnect(former, ErrorCode::ConnectionForcefullyClosedOnNewConnection).await;
+        }
+        let displaced = self.claim(&mut session, auth_version).await? || former.is_some();
+        // What the former subscribed to may be newer than what was read before it had gone.
+        if changed || displaced {
+            let report = SessionReport { keep_subscriptions: !clean_session, ..session.report() };
+            let stored = self.sessions.stored(report).await?;
+            session.set_subscriptions(stored.subscriptions);
+        }
+        Ok(session)
+    }
 
-        match self.presence.claim(&identity, &self.node, auth_version).await? {
+    /// Claims the identity for a session that has its slot; whether another gateway held it.
+    ///
+    /// Of several that connect at once the last in the slot must be the last to claim: a claim of
+    /// one that has lost it would leave its epoch in presence, and then nobody's.
+    async fn claim(
+        self: &Arc<Self>,
+        session: &mut DeviceSession,
+        auth_version: u64,
+    ) -> Result<bool, HubError> {
+        let identity = session.identity().clone();
+        let _turn = self.claims.take(&identity).await;
+        session.must_hold()?;
+        let former = match self.presence.claim(&identity, &self.node, auth_version).await? {
             Claim::Granted { epoch, former } => {
-                if let Some(former) = former.filter(|former| former.node != self.node) {
-                    let reason = ErrorCode::ConnectionForcefullyClosedOnNewConnection;
-                    // A node that does not answer has lost the device or is about to.
-                    if let Err(error) = self.links.disconnect(&identity, &former, reason).await {
-                        tracing::warn!(%identity, node = former.node, %error, "former holder is away");
-                    }
+                let former = former.filter(|former| former.node != self.node);
+                if let Some(former) = &former {
+                    self.see_off(&identity, former).await;
                 }
                 session.settle(epoch)?;
-                if changed {
-                    let report = session.report();
-                    self.sessions.stored(report).await?;
-                }
-                Ok(session)
+                former
             }
             // It was changed between the two calls: the next attempt is judged by the new state.
             Claim::Revoked => {
-                Err(HubError::new(ErrorCode::ServerBusy, "the identity was just changed"))
+                return Err(HubError::new(ErrorCode::ServerBusy, "the identity was just changed"));
             }
-        }
+        };
+        Ok(former.is_some())
+    }
+
+    /// Tells the former holder to drop, and waits for it for a second. A gateway that cannot be
+    /// reached then is told as soon as it can: it may be back before it knows that it was away.
+    async fn see_off(self: &Arc<Self>, identity: &Identity, former: &Holder) {
+        let reason = ErrorCode::ConnectionForcefullyClosedOnNewConnection;
+        let Err(error) = self.links.disconnect(identity, former, reason).await else { return };
+        tracing::warn!(%identity, node = former.node, %error, "former holder is away");
+        let (gateway, identity, former) = (self.clone(), identity.clone(), former.clone());
+        self.runtime.spawn(async move {
+            for pause in SEE_OFF.build() {
+                tokio::time::sleep(pause).await;
+                if gateway.links.disconnect(&identity, &former, reason).await.is_ok() {
+                    return;
+                }
+            }
+            tracing::warn!(%identity, node = former.node, "former holder was not reached");
+        });
     }
 
     /// Gives an identity up, in the background.

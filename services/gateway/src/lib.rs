@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::time::Duration;
 
 use dunlin_runtime::mesh::MeshError;
-use dunlin_runtime::{Component, DeviceLinks, Health, Mesh, Role};
+use dunlin_runtime::{Component, DeviceLinks, Health, Mesh, Role, Turns};
 use dunlin_storage::{EventLog, Presence};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -142,6 +142,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         presence,
         events,
         table: table::Table::default(),
+        claims: Turns::default(),
         reports: reports::Reports::default(),
         sessions: sessions::Sessions::default(),
         runtime: Handle::current(),

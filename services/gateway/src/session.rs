@@ -61,6 +61,11 @@ impl DeviceSession {
         }
     }
 
+    /// Fails if another connection has the slot by now.
+    pub(crate) fn must_hold(&self) -> Result<(), HubError> {
+        if self.gateway.table.holds(&self.identity, self.key) { Ok(()) } else { Err(overtaken()) }
+    }
+
     /// The claim was granted. Fails if another connection took the slot meanwhile.
     pub(crate) fn settle(&mut self, epoch: Epoch) -> Result<(), HubError> {
         self.epoch = epoch;
@@ -70,10 +75,7 @@ impl DeviceSession {
             self.gateway.reports.connected(&self.identity, &self.generation_id, epoch, now);
             Ok(())
         } else {
-            Err(HubError::new(
-                ErrorCode::ServerBusy,
-                "the identity was claimed or revoked by someone else while it connected",
-            ))
+            Err(overtaken())
         }
     }
 
@@ -113,6 +115,7 @@ impl DeviceSession {
             generation_id: self.generation_id.to_string(),
             epoch: self.epoch,
             session: Some(session.into()),
+            keep_subscriptions: false,
         }
     }
 
@@ -168,6 +171,13 @@ impl Drop for DeviceSession {
             self.gateway.reports.ended(self.identity.clone(), generation_id, self.epoch, heard);
         }
     }
+}
+
+fn overtaken() -> HubError {
+    HubError::new(
+        ErrorCode::ServerBusy,
+        "the identity was claimed or revoked by someone else while it connected",
+    )
 }
 
 fn seconds(unix_millis: i64) -> u32 {

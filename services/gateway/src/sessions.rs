@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dunlin_model::{ErrorCode, HubError};
+use dunlin_model::{ErrorCode, HubError, Session};
 use dunlin_proto::v1;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_runtime::{MeshChannel, Shutdown};
@@ -15,8 +15,8 @@ use crate::gateway::Gateway;
 /// Sessions in one call. Further ones gather while a call is under way.
 const CALL: usize = 1_000;
 
-/// Told whether the session is durable.
-type Done = Box<dyn FnOnce(bool) + Send>;
+/// Told the session as it is stored now; nothing, if it could not be, or is another connection's.
+type Done = Box<dyn FnOnce(Option<Session>) + Send>;
 
 #[derive(Default)]
 pub struct Sessions {
@@ -26,7 +26,11 @@ pub struct Sessions {
 
 impl Sessions {
     /// Has a session stored. Those of one identity are stored in the order of the calls.
-    pub fn store(&self, report: v1::SessionReport, done: impl FnOnce(bool) + Send + 'static) {
+    pub fn store(
+        &self,
+        report: v1::SessionReport,
+        done: impl FnOnce(Option<Session>) + Send + 'static,
+    ) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.push((report, Box::new(done)));
         drop(waiting);
@@ -34,16 +38,15 @@ impl Sessions {
     }
 
     /// As `store`; durable when it returns.
-    pub async fn stored(&self, report: v1::SessionReport) -> Result<(), HubError> {
-        let (stored, durable) = oneshot::channel();
-        self.store(report, move |durable| {
+    pub async fn stored(&self, report: v1::SessionReport) -> Result<Session, HubError> {
+        let (done, stored) = oneshot::channel();
+        self.store(report, move |session| {
             // Nobody may be waiting any more.
-            let _ = stored.send(durable);
+            let _ = done.send(session);
         });
-        match durable.await {
-            Ok(true) => Ok(()),
-            _ => Err(HubError::new(ErrorCode::ServiceUnavailable, "the session was not stored")),
-        }
+        stored.await.ok().flatten().ok_or_else(|| {
+            HubError::new(ErrorCode::ServiceUnavailable, "the session was not stored")
+        })
     }
 
     /// Stores everything that waits.
@@ -61,11 +64,19 @@ impl Sessions {
                 let (sessions, done): (Vec<_>, Vec<_>) = batch.by_ref().take(CALL).unzip();
                 let request = v1::RecordConnectionsRequest { reports: Vec::new(), sessions };
                 let stored = client.record_connections(request).await;
-                if let Err(error) = &stored {
-                    tracing::warn!(%error, sessions = done.len(), "sessions could not be stored");
-                }
+                let outcomes = match stored {
+                    Ok(answer) => answer.into_inner().sessions,
+                    Err(error) => {
+                        let sessions = done.len();
+                        tracing::warn!(%error, sessions, "sessions could not be stored");
+                        Vec::new()
+                    }
+                };
+                // Who has no outcome was not stored.
+                let mut outcomes = outcomes.into_iter();
                 for done in done {
-                    done(stored.is_ok());
+                    let outcome = outcomes.next().and_then(|outcome| outcome.session);
+                    done(outcome.map(Into::into));
                 }
             }
         }

@@ -49,6 +49,11 @@ impl Table {
         self.shard(id).insert(id.clone(), entry).map(|former| former.address)
     }
 
+    /// Whether the slot is still this connection's.
+    pub fn holds(&self, id: &Identity, key: u64) -> bool {
+        self.shard(id).get(id).is_some_and(|entry| entry.address.key == key)
+    }
+
     /// Gives the claim its epoch. `false`: the slot was taken or doomed in the meantime.
     pub fn settle(&self, id: &Identity, key: u64, epoch: Epoch) -> bool {
         match self.shard(id).get_mut(id) {
@@ -107,6 +112,7 @@ mod tests {
         assert!(table.settle(&id, 1, 10));
         assert_eq!(table.take(&id, address(2)).expect("had it").key, 1);
         assert!(!table.settle(&id, 1, 11), "the slot is no longer its");
+        assert!(table.holds(&id, 2) && !table.holds(&id, 1));
         table.remove(&id, 1);
         assert!(table.settle(&id, 2, 12), "removing the old one leaves the new one");
         assert!(table.find(&id, 10).is_none());

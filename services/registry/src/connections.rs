@@ -10,11 +10,15 @@ use crate::store_failed;
 pub(crate) async fn record(
     store: &dyn DeviceStore,
     request: v1::RecordConnectionsRequest,
-) -> Result<(), HubError> {
+) -> Result<v1::RecordConnectionsResponse, HubError> {
     let v1::RecordConnectionsRequest { reports, sessions } = request;
+    let told = reports.len();
     let reports = reports.into_iter().map(report).chain(sessions.into_iter().map(session));
     let reports: Result<Vec<_>, HubError> = reports.collect();
-    store.connections_record(reports?).await.map_err(store_failed)
+    let recorded = store.connections_record(reports?).await.map_err(store_failed)?;
+    let sessions = recorded.into_iter().skip(told);
+    let sessions = sessions.map(|session| v1::SessionOutcome { session: session.map(Into::into) });
+    Ok(v1::RecordConnectionsResponse { sessions: sessions.collect() })
 }
 
 fn report(wire: v1::ConnectionReport) -> Result<ConnectionReport, HubError> {
@@ -32,5 +36,6 @@ fn session(wire: v1::SessionReport) -> Result<ConnectionReport, HubError> {
         generation_id: wire.generation_id,
         epoch: wire.epoch,
         session: wire.session.unwrap_or_default().into(),
+        keep_subscriptions: wire.keep_subscriptions,
     })
 }

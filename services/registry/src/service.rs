@@ -177,7 +177,7 @@ impl v1::registry_server::Registry for Service {
     ) -> Answer<v1::RecordConnectionsResponse> {
         let store = &*self.access.identities.store;
         let recorded = connections::record(store, request.into_inner()).await;
-        answer(recorded.map(|()| v1::RecordConnectionsResponse {}))
+        answer(recorded)
     }
 
     async fn get_policy(&self, request: Request<v1::GetPolicyRequest>) -> Answer<v1::Policy> {

@@ -9,7 +9,6 @@ use dunlin_storage::TwinStore;
 use tonic::server::NamedService;
 
 mod service;
-mod turns;
 mod wire;
 
 /// What twins need of their surroundings.

@@ -8,13 +8,13 @@ use dunlin_model::twin::{Report, Update};
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::status::to_status;
 use dunlin_proto::v1;
+use dunlin_runtime::Turns;
 use dunlin_runtime::clock::unix_millis;
 use dunlin_storage::StoreError;
 use dunlin_storage::twin_store::{StoredTwin, Updated};
 use tonic::{Request, Response};
 use tracing::{error, warn};
 
-use crate::turns::Turns;
 use crate::{Context, wire};
 
 type Answer<T> = Result<Response<T>, tonic::Status>;

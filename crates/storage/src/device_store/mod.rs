@@ -89,10 +89,17 @@ pub enum ConnectionReport {
     /// not come back once it has ended, and after that is only ever taken to have been active
     /// later. Activity never goes back in time.
     State { id: Identity, generation_id: String, epoch: Epoch, state: ConnectionState },
-    /// What the session of an identity is from now on. Nothing happens unless the identity exists
-    /// in that generation, nor if a connection with a newer epoch has told of its session. It is
-    /// kept for as long as the identity.
-    Session { id: Identity, generation_id: String, epoch: Epoch, session: Session },
+    /// What the session of an identity is from now on; with `keep_subscriptions` but for its
+    /// subscriptions, which stay. Nothing happens unless the identity exists in that generation,
+    /// nor if a connection with a newer epoch has told of its session. It is kept for as long as
+    /// the identity.
+    Session {
+        id: Identity,
+        generation_id: String,
+        epoch: Epoch,
+        session: Session,
+        keep_subscriptions: bool,
+    },
     /// Every connection with an older epoch is over, as of `at` (Unix milliseconds): the process
     /// that held it is gone and could not tell.
     EndBefore { epoch: Epoch, at: i64 },
@@ -135,8 +142,12 @@ pub trait DeviceStore: Send + Sync + 'static {
 
     async fn device_statistics(&self) -> Result<Statistics, StoreError>;
 
-    /// Takes in reports, in order. One that is out of date is passed over, not refused.
-    async fn connections_record(&self, reports: Vec<ConnectionReport>) -> Result<(), StoreError>;
+    /// Takes in reports, in order. One that is out of date is passed over, not refused. Of each
+    /// report of a session that was taken in: the session as it is stored now.
+    async fn connections_record(
+        &self,
+        reports: Vec<ConnectionReport>,
+    ) -> Result<Vec<Option<Session>>, StoreError>;
 
     async fn setting_get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
 

@@ -1,7 +1,7 @@
 //! `DeviceStore` on the embedded database.
 
 use async_trait::async_trait;
-use dunlin_model::Identity;
+use dunlin_model::{Identity, Session};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{ConnectionReport, DeviceStore, IdentityWrite, Statistics, StoredIdentity, Written};
@@ -76,9 +76,12 @@ impl DeviceStore for SqliteDeviceStore {
         self.sqlite.read(count).await
     }
 
-    async fn connections_record(&self, reports: Vec<ConnectionReport>) -> Result<(), StoreError> {
+    async fn connections_record(
+        &self,
+        reports: Vec<ConnectionReport>,
+    ) -> Result<Vec<Option<Session>>, StoreError> {
         let record = move |db: &Connection| {
-            reports.iter().try_for_each(|report| connections::record(db, report))
+            reports.iter().map(|report| connections::record(db, report)).collect()
         };
         self.sqlite.write(record).await
     }

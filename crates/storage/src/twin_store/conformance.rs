@@ -211,6 +211,7 @@ pub async fn a_twin_is_read_beside_its_identity(stores: Stores) {
         generation_id: sample("d").generation_id,
         epoch: 1,
         session: session.clone(),
+        keep_subscriptions: false,
     };
     stores.devices.connections_record(vec![told]).await.expect("record");
     let mut want = sample("d");

@@ -106,6 +106,40 @@ async fn session_present_is_truthful(hub: &TestHub) {
     door.enter(&again.connect()).await;
 }
 
+// A SUBSCRIBE that races with the connection that takes over: either it is acknowledged and there,
+// or it is neither; and a clean session that was let in has left nothing behind.
+scenario!(a_takeover_knows_what_was_subscribed_last);
+async fn a_takeover_knows_what_was_subscribed_last(hub: &TestHub) {
+    let (door, device) = (Door::of(hub), Device::create(hub, "d").await);
+    let clean = Connect { clean: true, ..device.connect() };
+    for round in 0..60 {
+        leave(door.enter(&clean).await).await;
+        let mut former = door.enter(&device.connect()).await;
+        let heir = if round % 2 == 0 { device.connect() } else { clean.clone() };
+        let subscribing = async {
+            let _ = former.try_send(&subscribe(1, &[(METHODS, 0)])).await;
+            former.rest().await
+        };
+        let (said, accepted) = tokio::join!(subscribing, async {
+            let mut raw = door.say(&heir.bytes()).await;
+            let answer = raw.packet().await.expect("CONNACK");
+            assert_eq!((answer[0], answer[3]), (0x20, 0), "{answer:x?}");
+            (raw, answer[2] == 1)
+        });
+        let acknowledged = said == suback(1, &[0]);
+        assert!(acknowledged || said.is_empty(), "{said:x?}");
+        let (raw, present) = accepted;
+        let there = stored(hub, "d").await.get(Topic::Methods).is_some();
+        if heir.clean {
+            assert!(!present && !there, "round {round}: it was to be forgotten");
+        } else {
+            assert_eq!(present, there, "round {round}");
+            assert!(present || !acknowledged, "round {round}: acknowledged, and not there");
+        }
+        leave(raw).await;
+    }
+}
+
 /// At whichever gateway: the store is the cluster's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_the_clusters() {

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use dunlin::test_hub::TestHub;
+use dunlin_model::Identity;
 use dunlin_runtime::Shutdown;
 
-use crate::mqtt_kit::{Device, Door, bodies, deliver, events, everything};
-use crate::raw::{self, Raw, connack, puback};
+use crate::mqtt_kit::{Device, Door, bodies, deliver, events, everything, set_status};
+use crate::raw::{self, PINGREQ, PINGRESP, Raw, connack, puback};
 
 scenario!(the_later_connection_wins);
 async fn the_later_connection_wins(hub: &TestHub) {
@@ -106,6 +107,38 @@ async fn of_many_at_once_one_is_left(hub: &TestHub) {
     }
     deliver(&mut last, &device, b"x").await;
     assert_eq!(bodies(&events(hub, "d", 1).await), ["x"]);
+}
+
+// Whoever is left of those that dial at once is known to be there: it can be called, and be revoked.
+scenario!(who_is_left_of_many_is_the_holder);
+async fn who_is_left_of_many_is_the_holder(hub: &TestHub) {
+    let (door, device) = (Door::of(hub), Device::create(hub, "d").await);
+    let id = Identity::parse("d").expect("an id");
+    for round in 0..25 {
+        let mut dials = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let (door, connect) = (door.clone(), device.connect().bytes());
+            dials.spawn(async move {
+                let mut raw = door.say(&connect).await;
+                raw.packet().await.is_ok_and(|answer| answer == connack(0)).then_some(raw)
+            });
+        }
+        let mut left = Vec::new();
+        for mut raw in dials.join_all().await.into_iter().flatten() {
+            if raw.try_send(&PINGREQ).await.is_ok()
+                && raw.packet().await.is_ok_and(|answer| answer == PINGRESP)
+            {
+                left.push(raw);
+            }
+        }
+        // All may have displaced one another.
+        let holder = hub.stores().presence.holder(&id).await.expect("presence");
+        assert!(left.len() <= 1, "round {round}");
+        assert!(left.is_empty() || holder.is_some(), "round {round}: connected, and not known");
+    }
+    let mut last = door.enter(&device.connect()).await;
+    set_status(hub, "d", "disabled").await;
+    last.expect_close().await;
 }
 
 scenario!(a_displaced_connection_does_not_displace_its_heir);

@@ -200,7 +200,9 @@ impl Connection {
 
     /// What other threads have for this connection.
     pub fn tell(&self, message: Message, worker: &Rc<Worker>) {
-        if self.ending.get().is_some() {
+        // Who is leaving is asked nothing new: its answer would not be read.
+        let asks = matches!(message, Message::Invoke(_));
+        if self.ending.get().is_some() || asks && self.draining.get() {
             return message.undeliverable();
         }
         match message {

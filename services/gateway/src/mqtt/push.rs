@@ -77,8 +77,11 @@ impl Connection {
             packet_id,
             payload_size: u32::try_from(body.len()).unwrap_or(u32::MAX),
         };
-        // A connection that is closing takes nothing more, which is as good as a lost one.
-        let _ = self.io.encode(Encoded::Publish(publish, Some(body)), &Codec::new());
+        // A connection that is closing takes nothing more, which is as good as a lost one. Anything
+        // else would have left half a packet behind.
+        if self.io.encode(Encoded::Publish(publish, Some(body)), &Codec::new()).is_err() {
+            self.end(ErrorCode::ServerError);
+        }
     }
 
     /// Whether the device does not take what it is sent.

@@ -43,12 +43,13 @@ impl Connection {
                     wanted = wanted.with(topic, qos);
                     SubscribeReturnCode::Success(granted)
                 }
-                Filter::Unknown => {
-                    tracing::info!(%identity, "subscription refused: the hub has no such topics");
-                    SubscribeReturnCode::Failure
-                }
+                Filter::Unknown => SubscribeReturnCode::Failure,
                 Filter::Forbidden(rule) => return Some(End::Violation(rule)),
             });
+        }
+        let refused = status.iter().filter(|code| **code == SubscribeReturnCode::Failure).count();
+        if refused > 0 {
+            tracing::debug!(%identity, refused, "filters of no topic of the hub's");
         }
         self.want(wanted, SubscribeAnswer::Subscribed { packet_id, status }, worker);
         None
@@ -82,8 +83,8 @@ impl Connection {
         }
         self.saving.set(saving + 1);
         let (key, queue) = (self.key(), worker.queue.clone());
-        worker.gateway.sessions.store(self.session.report(), move |durable| {
-            queue.tell(key, Message::Stored { answer, durable });
+        worker.gateway.sessions.store(self.session.report(), move |stored| {
+            queue.tell(key, Message::Stored { answer, durable: stored.is_some() });
         });
     }
 

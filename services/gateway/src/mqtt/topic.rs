@@ -2,6 +2,9 @@
 
 use dunlin_model::Identity;
 
+/// A request's own name: our own limit. SDKs send a GUID or a number.
+const RID_BYTES: usize = 1_024;
+
 /// What a PUBLISH is about.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Topic<'a> {
@@ -47,7 +50,8 @@ fn request(rest: &str) -> Option<Topic<'_>> {
         let mut items = query.split('&').filter_map(|item| item.split_once('='));
         items.find(|(key, _)| *key == name).map(|(_, value)| value)
     };
-    let rid = item("$rid")?;
+    // It comes back in a topic, which has an end.
+    let rid = item("$rid").filter(|rid| rid.len() <= RID_BYTES)?;
     match path {
         "twin/GET" => Some(Topic::TwinGet { rid }),
         "twin/PATCH/properties/reported" => {
@@ -119,6 +123,7 @@ mod tests {
             ("$iothub/methods/res/ok/?$rid=7", None),
             ("$iothub/methods/res/99999999999/?$rid=7", None),
             ("$iothub/", None),
+            (&format!("$iothub/twin/GET/?$rid={}", "r".repeat(1_025)), None),
         ] {
             assert_eq!(parse(topic, &id), want, "{topic}");
         }

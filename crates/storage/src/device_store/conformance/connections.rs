@@ -86,33 +86,47 @@ pub async fn the_newest_session_is_kept(store: Store) {
             .fold(Subscriptions::NONE, |all, topic| all.with(*topic, QoS::AtLeastOnce)),
         model_id: model.map(str::to_owned),
     };
-    let tell = async |joined: &str, epoch, session: &Session| {
+    let say = async |joined: &str, epoch, session: &Session, keep_subscriptions| {
         let report = ConnectionReport::Session {
             id: id(joined),
             generation_id: format!("generation of {joined}"),
             epoch,
             session: session.clone(),
+            keep_subscriptions,
         };
-        store.connections_record(vec![report]).await.expect("record");
+        let told = store.connections_record(vec![report]).await.expect("record");
+        let [told] = told.try_into().expect("an answer for each");
+        told
+    };
+    let tell = async |joined: &str, epoch, session: &Session| {
+        say(joined, epoch, session, false).await.as_ref() == Some(session)
     };
     let kept = async |joined: &str| get(&store, joined).await.expect("it exists").session;
     let some = session(&[Topic::Methods, Topic::Desired], Some("dtmi:a;1"));
-    tell("d", 5, &some).await;
+    assert!(!tell("d", 5, &some).await);
     create(&store, "d").await;
     create(&store, "d/m").await;
     assert_eq!(kept("d").await, Session::default(), "told of before it existed");
-    tell("d", 5, &some).await;
+    assert!(tell("d", 5, &some).await);
     assert_eq!(kept("d").await, some);
     assert_eq!(kept("d/m").await, Session::default(), "a module has its own");
     assert_eq!(state(&store, "d").await, (false, 0, 0), "it says nothing of a connection");
-    tell("d", 4, &session(&[], None)).await;
+    assert!(!tell("d", 4, &session(&[], None)).await);
     assert_eq!(kept("d").await, some, "told by an older connection");
     let other = session(&[Topic::Commands], None);
-    tell("d", 5, &other).await;
+    assert!(tell("d", 5, &other).await);
     assert_eq!(kept("d").await, other);
     store.connections_record(vec![report("d", 9, true, 1, 1)]).await.expect("record");
-    tell("d", 8, &some).await;
+    assert!(tell("d", 8, &some).await);
     assert_eq!(kept("d").await, some, "a connection that has told of no session is no bar");
+    // A connection that takes over: from now on it is the only one that may tell.
+    let newer = session(&[Topic::Commands], Some("dtmi:b;1"));
+    let taken = Session { subscriptions: some.subscriptions, model_id: newer.model_id.clone() };
+    assert_eq!(say("d", 9, &newer, true).await, Some(taken.clone()));
+    assert!(!tell("d", 8, &some).await);
+    assert_eq!(kept("d").await, taken);
+    assert_eq!(say("d/m", 9, &newer, true).await.expect("taken in").subscriptions.bits(), 0);
+    assert!(tell("d", 9, &some).await);
     let mut device = get(&store, "d").await.expect("it exists");
     device.session = other;
     let stored = store.identity_replace(device, IfMatch::Any).await.expect("replace");

@@ -1,11 +1,15 @@
 //! Rows of `device_state`.
 
-use rusqlite::{Connection, params};
+use dunlin_model::{Session, Subscriptions};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::StoreError;
 use crate::device_store::ConnectionReport;
 
-pub(super) fn record(db: &Connection, report: &ConnectionReport) -> Result<(), StoreError> {
+pub(super) fn record(
+    db: &Connection,
+    report: &ConnectionReport,
+) -> Result<Option<Session>, StoreError> {
     match report {
         ConnectionReport::State { id, generation_id, epoch, state } => {
             // Of two reports of one epoch, "it has ended" is the later one, whatever their order.
@@ -33,25 +37,36 @@ pub(super) fn record(db: &Connection, report: &ConnectionReport) -> Result<(), S
                 state.last_activity,
             ])?;
         }
-        ConnectionReport::Session { id, generation_id, epoch, session } => {
+        ConnectionReport::Session { id, generation_id, epoch, session, keep_subscriptions } => {
             let sql = "INSERT INTO device_state
                            (device_id, module_id, epoch, connected, connection_updated,
                             last_activity, session_epoch, subscriptions, model_id)
-                       SELECT device_id, module_id, 0, 0, 0, 0, ?4, ?5, ?6 FROM identity
+                       SELECT device_id, module_id, 0, 0, 0, 0, ?4, CASE WHEN ?7 THEN 0 ELSE ?5 END, ?6
+                           FROM identity
                            WHERE device_id = ?1 AND module_id = ?2 AND generation_id = ?3
                        ON CONFLICT (device_id, module_id) DO UPDATE SET
                            session_epoch = excluded.session_epoch,
-                           subscriptions = excluded.subscriptions,
+                           subscriptions =
+                               CASE WHEN ?7 THEN subscriptions ELSE excluded.subscriptions END,
                            model_id = excluded.model_id
-                       WHERE session_epoch <= excluded.session_epoch";
-            db.prepare_cached(sql)?.execute(params![
+                       WHERE session_epoch <= excluded.session_epoch
+                       RETURNING subscriptions, model_id";
+            let told = params![
                 id.device_id(),
                 id.module_id().unwrap_or_default(),
                 generation_id,
                 epoch.cast_signed(),
                 session.subscriptions.bits(),
                 session.model_id,
-            ])?;
+                keep_subscriptions,
+            ];
+            let stored = |row: &Row<'_>| {
+                Ok(Session {
+                    subscriptions: Subscriptions::from_bits(row.get("subscriptions")?),
+                    model_id: row.get("model_id")?,
+                })
+            };
+            return Ok(db.prepare_cached(sql)?.query_row(told, stored).optional()?);
         }
         ConnectionReport::EndBefore { epoch, at } => {
             let sql = "UPDATE device_state SET connected = 0, connection_updated = ?2
@@ -59,5 +74,5 @@ pub(super) fn record(db: &Connection, report: &ConnectionReport) -> Result<(), S
             db.prepare_cached(sql)?.execute(params![epoch.cast_signed(), at])?;
         }
     }
-    Ok(())
+    Ok(None)
 }

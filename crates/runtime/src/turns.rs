@@ -10,17 +10,17 @@ use tokio::sync::OwnedMutexGuard;
 type Mutexes = HashMap<Identity, Arc<tokio::sync::Mutex<()>>>;
 
 #[derive(Clone, Default)]
-pub(crate) struct Turns(Arc<Mutex<Mutexes>>);
+pub struct Turns(Arc<Mutex<Mutexes>>);
 
 /// Somebody's turn, or place in the queue for it, until it is dropped.
-pub(crate) struct Turn {
+pub struct Turn {
     turns: Turns,
     id: Identity,
     held: Option<OwnedMutexGuard<()>>,
 }
 
 impl Turns {
-    pub(crate) async fn take(&self, id: &Identity) -> Turn {
+    pub async fn take(&self, id: &Identity) -> Turn {
         let mutex = Arc::clone(self.lock().entry(id.clone()).or_default());
         // Before the wait, which may be given up.
         let mut turn = Turn { turns: self.clone(), id: id.clone(), held: None };
