@@ -1,19 +1,24 @@
 //! SIGKILL of `dunlin up` at seeded random moments while devices publish: whatever was acknowledged
-//! is read back after the restart, in order per connection; duplicates are counted.
+//! is read back after the restart, in order per connection; duplicates are counted. What else goes
+//! on meanwhile is in `kill_traffic`.
 //!
 //! `DUNLIN_KILL_ROUNDS` (10) and `DUNLIN_KILL_SEED` (random, printed) repeat a run.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::Write;
+use std::fmt;
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin::client::Client;
 use dunlin_auth::connection_string::{ConnectionString, Signer};
 use dunlin_auth::sas;
 use tokio::sync::Notify;
+use tokio_rustls::TlsConnector;
 
+use crate::kill_traffic::Traffic;
 use crate::process::Hub;
 use crate::raw::{self, Connect, QOS1, Raw, connack, puback, publish};
 
@@ -31,12 +36,28 @@ pub struct History {
     read: BTreeMap<(u64, u64), (String, Sent)>,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     pub acked: usize,
     pub lost: usize,
     pub duplicates: usize,
+    /// What is there, but not as it was written.
     pub disordered: usize,
+}
+
+impl AddAssign for Verdict {
+    fn add_assign(&mut self, other: Self) {
+        self.acked += other.acked;
+        self.lost += other.lost;
+        self.duplicates += other.duplicates;
+        self.disordered += other.disordered;
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "acked={} lost={} dup={}", self.acked, self.lost, self.duplicates)
+    }
 }
 
 impl History {
@@ -72,50 +93,60 @@ async fn kill() {
     let mut random = fastrand::Rng::with_seed(seed);
     let folder = tempfile::tempdir().expect("a folder");
     let mut history = History::default();
-    let mut devices = Vec::new();
-
     let mut since = jiff::Timestamp::now();
+
+    let killed_while_starting = async |random: &mut fastrand::Rng| {
+        Hub::start_and_kill(folder.path(), Duration::from_micros(random.u64(0..60_000))).await;
+    };
+    killed_while_starting(&mut random).await;
+    let hub = Hub::start(folder.path()).await;
+    let mut devices = Vec::new();
+    for n in 0..DEVICES {
+        devices.push(hub.create_device(&format!("kill-{n}")).await);
+    }
+    let mut traffic = Traffic::create(&hub).await;
+    hub.kill().await;
     for round in 0..rounds {
         // A hub that is killed while it starts, recovering what the last one left, harms nothing.
-        Hub::start_and_kill(folder.path(), Duration::from_micros(random.u64(0..60_000))).await;
+        killed_while_starting(&mut random).await;
         let started = jiff::Timestamp::now();
         let hub = Hub::start(folder.path()).await;
-        if devices.is_empty() {
-            for n in 0..DEVICES {
-                devices.push(hub.create_device(&format!("kill-{n}")).await);
-            }
-        }
+        traffic.judge(&hub).await;
         read_back(&hub, since, &mut history).await;
         since = started;
-        let acked = kill_while_publishing(hub, &devices, round, &mut random).await;
+        let running = traffic.start(&hub, &mut random);
+        let after = Duration::from_micros(random.u64(0..400_000));
+        let acked = publish_while(hub, &devices, round, async |hub: Hub| {
+            running.flows().await;
+            // sleep: the moment of the kill is what is random here; nothing is waited for by it.
+            tokio::time::sleep(after).await;
+            hub.kill().await;
+        })
+        .await;
         for (device, sent) in acked {
             history.acked.entry(device).or_default().extend(sent);
         }
+        traffic = running.ended().await;
     }
     let hub = Hub::start(folder.path()).await;
+    traffic.judge(&hub).await;
     read_back(&hub, since, &mut history).await;
     hub.stop().await;
 
-    let Verdict { acked, lost, duplicates, disordered } = history.verdict();
-    say(&format!("acked={acked} lost={lost} dup={duplicates}"));
-    assert!(acked as u64 >= rounds, "the devices were hardly heard: {acked} messages");
-    assert_eq!((lost, disordered), (0, 0), "seed {seed}");
-}
-
-/// Publishes with all devices until the hub is killed; returns what was acknowledged.
-async fn kill_while_publishing(
-    hub: Hub,
-    devices: &[ConnectionString],
-    round: u64,
-    random: &mut fastrand::Rng,
-) -> Vec<(String, Vec<Sent>)> {
-    let after = Duration::from_micros(random.u64(0..400_000));
-    publish_while(hub, devices, round, async |hub: Hub| {
-        // sleep: the moment of the kill is what is random here; nothing is waited for by it.
-        tokio::time::sleep(after).await;
-        hub.kill().await;
-    })
-    .await
+    let telemetry = [("telemetry", history.verdict())];
+    let kinds: Vec<_> = telemetry.into_iter().chain(traffic.verdicts()).collect();
+    let mut all = Verdict::default();
+    for (kind, verdict) in &kinds {
+        say(&format!("{kind} {verdict}"));
+        all += *verdict;
+    }
+    say(&all.to_string());
+    assert_eq!((all.lost, all.disordered), (0, 0), "seed {seed}: {kinds:?}");
+    for (kind, verdict) in kinds {
+        assert!(verdict.acked as u64 >= rounds, "{kind} hardly went on: {verdict}");
+        // A message may be there twice, nothing else.
+        assert!(kind == "telemetry" || verdict.duplicates == 0, "seed {seed}: {kind} {verdict}");
+    }
 }
 
 /// Publishes with all devices; as soon as one was acknowledged something ends the hub. Returns what
@@ -126,83 +157,82 @@ pub async fn publish_while(
     round: u64,
     end: impl AsyncFnOnce(Hub),
 ) -> Vec<(String, Vec<Sent>)> {
-    let (address, ca) = (hub.mqtt_address(), hub.ca_pem());
+    let place = Place::of(&hub);
     let flowing = Arc::new(Notify::new());
     let tasks: Vec<_> = devices
         .iter()
         .map(|device| {
-            let publishing = publish_until_cut(address, ca.clone(), device.clone(), round);
-            tokio::spawn(publishing.run(flowing.clone()))
+            tokio::spawn(publish_until_cut(place.clone(), device.clone(), round, flowing.clone()))
         })
         .collect();
     raw::within("the first acknowledgement", flowing.notified()).await;
     end(hub).await;
     let mut all = Vec::new();
     for (device, task) in devices.iter().zip(tasks) {
-        let Signer::Identity(id) = &device.signer else { unreachable!("a device's") };
         let acked = raw::within("the end of a connection", task).await.expect("no panic");
-        all.push((id.to_string(), acked));
+        all.push((id(device).to_owned(), acked));
     }
     all
 }
 
-struct Publishing {
+/// Where a hub is, and who speaks to it there.
+#[derive(Clone)]
+pub struct Place {
     address: SocketAddr,
-    ca: String,
-    device: ConnectionString,
-    round: u64,
+    tls: TlsConnector,
+    pub client: Client,
 }
 
-fn publish_until_cut(
-    address: SocketAddr,
-    ca: String,
-    device: ConnectionString,
-    round: u64,
-) -> Publishing {
-    Publishing { address, ca, device, round }
-}
+impl Place {
+    pub fn of(hub: &Hub) -> Self {
+        let (address, tls) = (hub.mqtt_address(), raw::connector(&hub.ca_pem()));
+        Self { address, tls, client: hub.client() }
+    }
 
-impl Publishing {
-    /// Keeps a window of messages under way; ends when the connection does.
-    async fn run(self, flowing: Arc<Notify>) -> Vec<Sent> {
-        let mut acked = Vec::new();
-        let Signer::Identity(id) = &self.device.signer else { unreachable!("a device's") };
-        let host = self.device.hostname();
-        let token = sas::sign(&format!("{host}/devices/{id}"), None, &self.device.key, u64::MAX);
+    /// A connection of a device that is let in by this CONNACK; a kill may come before that.
+    pub async fn enter(&self, device: &ConnectionString, connack: [u8; 4]) -> io::Result<Raw> {
+        let (id, host) = (id(device), device.hostname());
+        let token = sas::sign(&format!("{host}/devices/{id}"), None, &device.key, u64::MAX);
         let username = format!("{host}/{id}/?api-version=2021-04-12");
-        let topic = format!("devices/{id}/messages/events/");
-        // The kill may come before the connection is made.
-        let connector = raw::connector(&self.ca);
-        let Ok(mut device) = Raw::try_open(self.address, &connector).await else { return acked };
-        let connect = Connect::new(id.as_str(), &username, &token).bytes();
-        if device.try_send(&connect).await.is_err() {
-            return acked;
-        }
-        match device.packet().await {
-            Ok(answer) => assert_eq!(answer, connack(0), "the hub is up and knows the device"),
-            Err(_) => return acked,
-        }
-        let (mut next, mut waiting) = (1, VecDeque::new());
-        loop {
-            while waiting.len() < WINDOW {
-                let body = format!("{}:{next}", self.round);
-                let packet_id = u16::try_from(next % 65_535 + 1).expect("in range");
-                if device
-                    .try_send(&publish(QOS1, &topic, packet_id, body.as_bytes()))
-                    .await
-                    .is_err()
-                {
-                    return acked;
-                }
-                waiting.push_back((next, packet_id));
-                next += 1;
+        let mut raw = Raw::try_open(self.address, &self.tls).await?;
+        raw.try_send(&Connect::new(id, &username, &token).bytes()).await?;
+        assert_eq!(raw.packet().await?, connack, "the hub is up and knows {id}");
+        Ok(raw)
+    }
+}
+
+pub fn id(device: &ConnectionString) -> &str {
+    let Signer::Identity(id) = &device.signer else { unreachable!("a device's") };
+    id.as_str()
+}
+
+/// Keeps a window of messages under way; ends when the connection does.
+async fn publish_until_cut(
+    place: Place,
+    login: ConnectionString,
+    round: u64,
+    flowing: Arc<Notify>,
+) -> Vec<Sent> {
+    let mut acked = Vec::new();
+    let topic = format!("devices/{}/messages/events/", id(&login));
+    let Ok(mut device) = place.enter(&login, connack(0)).await else { return acked };
+    let (mut next, mut waiting) = (1, VecDeque::new());
+    loop {
+        while waiting.len() < WINDOW {
+            let body = format!("{round}:{next}");
+            let packet_id = u16::try_from(next % 65_535 + 1).expect("in range");
+            let message = publish(QOS1, &topic, packet_id, body.as_bytes());
+            if device.try_send(&message).await.is_err() {
+                return acked;
             }
-            let Ok(answer) = device.packet().await else { return acked };
-            let (sequence, packet_id) = waiting.pop_front().expect("something is waited for");
-            assert_eq!(answer, puback(packet_id), "acknowledged in order");
-            acked.push((self.round, sequence));
-            flowing.notify_one();
+            waiting.push_back((next, packet_id));
+            next += 1;
         }
+        let Ok(answer) = device.packet().await else { return acked };
+        let (sequence, packet_id) = waiting.pop_front().expect("something is waited for");
+        assert_eq!(answer, puback(packet_id), "acknowledged in order");
+        acked.push((round, sequence));
+        flowing.notify_one();
     }
 }
 
@@ -247,5 +277,4 @@ fn the_verdict_sees_each_fault() {
     assert_eq!(history.verdict().disordered, 1);
     history.read.remove(&(0, 2));
     assert_eq!(history.verdict().lost, 1);
-    assert!(Path::new(env!("CARGO_BIN_EXE_dunlin")).exists());
 }

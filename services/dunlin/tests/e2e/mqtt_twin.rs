@@ -10,60 +10,71 @@ use crate::raw::{
     Connect, QOS1, Raw, puback, publish, suback, subscribe, unsuback, unsubscribe, within,
 };
 
-const ANSWERS: &str = "$iothub/twin/res/#";
-const DESIRED: &str = "$iothub/twin/PATCH/properties/desired/#";
+pub const ANSWERS: &str = "$iothub/twin/res/#";
+pub const DESIRED: &str = "$iothub/twin/PATCH/properties/desired/#";
 
 /// A PUBLISH of the hub's.
-struct Told {
-    qos: u8,
-    topic: String,
-    packet_id: u16,
-    body: Value,
+pub struct Told {
+    pub qos: u8,
+    pub topic: String,
+    pub packet_id: u16,
+    pub body: Value,
 }
 
 async fn told(raw: &mut Raw) -> Told {
-    let packet = raw.packet().await.expect("a packet");
-    assert!([0x30, 0x32].contains(&packet[0]), "DUP and RETAIN are 0: {packet:x?}");
-    let qos = packet[0] >> 1 & 3;
-    let mut rest = &packet[1..];
-    while rest[0] & 0x80 != 0 {
+    Told::read(&raw.packet().await.expect("a packet"))
+}
+
+impl Told {
+    pub fn read(packet: &[u8]) -> Self {
+        assert!([0x30, 0x32].contains(&packet[0]), "DUP and RETAIN are 0: {packet:x?}");
+        let qos = packet[0] >> 1 & 3;
+        let mut rest = &packet[1..];
+        while rest[0] & 0x80 != 0 {
+            rest = &rest[1..];
+        }
         rest = &rest[1..];
+        let field = |at: &[u8]| usize::from(u16::from_be_bytes([at[0], at[1]]));
+        let (topic, mut body) = rest[2..].split_at(field(rest));
+        let mut packet_id = 0;
+        if qos > 0 {
+            packet_id = u16::try_from(field(body)).expect("two bytes");
+            body = &body[2..];
+        }
+        let topic = String::from_utf8(topic.to_vec()).expect("UTF-8");
+        let body = match body {
+            [] => Value::Null,
+            body => serde_json::from_slice(body).expect("JSON"),
+        };
+        Self { qos, topic, packet_id, body }
     }
-    rest = &rest[1..];
-    let field = |at: &[u8]| usize::from(u16::from_be_bytes([at[0], at[1]]));
-    let (topic, mut body) = rest[2..].split_at(field(rest));
-    let mut packet_id = 0;
-    if qos > 0 {
-        packet_id = u16::try_from(field(body)).expect("two bytes");
-        body = &body[2..];
+
+    /// Of an answer to a twin request: its status, its request and the version.
+    pub fn answer(&self) -> Option<(u16, &str, Option<u64>)> {
+        let rest = self.topic.strip_prefix("$iothub/twin/res/")?;
+        assert_eq!(self.qos, 0);
+        let (status, query) = rest.split_once("/?$rid=").expect("its request first");
+        let (rid, version) = match query.split_once("&$version=") {
+            Some((rid, version)) => (rid, Some(version.parse().expect("a number"))),
+            None => (query, None),
+        };
+        Some((status.parse().expect("three digits"), rid, version))
     }
-    let topic = String::from_utf8(topic.to_vec()).expect("UTF-8");
-    let body = match body {
-        [] => Value::Null,
-        body => serde_json::from_slice(body).expect("JSON"),
-    };
-    Told { qos, topic, packet_id, body }
 }
 
 /// The answer to the request `rid`: its status, version and body.
 async fn answer(raw: &mut Raw, rid: &str) -> (u16, Option<u64>, Value) {
-    let Told { qos, topic, body, .. } = told(raw).await;
-    assert_eq!(qos, 0);
-    let rest = topic.strip_prefix("$iothub/twin/res/").expect("an answer");
-    let (status, query) = rest.split_once("/?$rid=").expect("its request first");
-    let (got, version) = match query.split_once("&$version=") {
-        Some((rid, version)) => (rid, Some(version.parse().expect("a number"))),
-        None => (query, None),
-    };
-    assert_eq!(got, rid, "{topic}");
-    (status.parse().expect("three digits"), version, body)
+    let told = told(raw).await;
+    let (status, got, version) = told.answer().expect("an answer");
+    assert_eq!(got, rid, "{}", told.topic);
+    (status, version, told.body)
 }
 
-fn get(rid: &str) -> Vec<u8> {
+pub fn get(rid: &str) -> Vec<u8> {
     publish(0, &format!("$iothub/twin/GET/?$rid={rid}"), 0, b" ")
 }
 
-fn report(rid: &str, patch: &str) -> Vec<u8> {
+pub fn report(rid: &str, patch: &str) -> Vec<u8> {
     let topic = format!("$iothub/twin/PATCH/properties/reported/?$rid={rid}");
     publish(0, &topic, 0, patch.as_bytes())
 }

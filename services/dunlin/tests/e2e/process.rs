@@ -1,10 +1,11 @@
 //! The real binary as a child process: `dunlin up` on free ports, and commands against it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use dunlin::client::Client;
 use dunlin_auth::ConnectionString;
 use serde_json::Value;
 use tokio::process::{Child, Command};
@@ -59,6 +60,15 @@ impl Hub {
     pub fn ca_pem(&self) -> String {
         let path = self.info["ca"].as_str().expect("a path");
         std::fs::read_to_string(path).expect("the CA")
+    }
+
+    /// With the owner's rights.
+    pub fn client(&self) -> Client {
+        let login = self.info["owner_connection_string"].as_str().expect("text");
+        let login = ConnectionString::parse(login).expect("the owner's");
+        let port = self.info["https_port"].as_u64().expect("a port");
+        let address = (Ipv4Addr::LOCALHOST, u16::try_from(port).expect("a port")).into();
+        Client::new(login, Some(self.ca_pem().as_bytes()), Some(address)).expect("a client")
     }
 
     /// Runs a command against this hub; it must succeed. Returns what it printed.
