@@ -47,8 +47,8 @@ fn calls() -> [(&'static str, &'static str, Value); 7] {
     ]
 }
 
-/// The API over a registry that permits every call and answers it with an empty message; how often
-/// it was asked for something else than permission.
+/// The API over roles that permit every call and answer it with an empty message; how often they
+/// were asked for something else than permission.
 struct Site {
     api: Router,
     asked: Arc<AtomicUsize>,
@@ -69,9 +69,9 @@ impl Site {
                 .body(body)
                 .expect("a response")
         };
-        let mesh =
-            Mesh::new(mesh::Config::default(), &[Role::Api, Role::Registry], Handle::current());
-        mesh.attach(Router::new().route("/dunlin.v1.Registry/{*rest}", post(answer)));
+        let roles = [Role::Api, Role::Registry, Role::Twins, Role::Methods];
+        let mesh = Mesh::new(mesh::Config::default(), &roles, Handle::current());
+        mesh.attach(Router::new().fallback(answer));
         Self { api: api(mesh), asked }
     }
 
