@@ -4,6 +4,8 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -58,6 +60,10 @@ impl DataFolder {
     }
 }
 
+/// How long a folder that is in use is waited for: a process that ends takes a moment.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Taken until the file is closed, which the end of the process does in any case.
 fn take(path: &Path) -> Result<File, FolderError> {
     let io = |source| FolderError::Io { path: path.to_owned(), source };
@@ -69,15 +75,20 @@ fn take(path: &Path) -> Result<File, FolderError> {
         .mode(0o600)
         .open(path.join(LOCK))
         .map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::Error(source)) => return Err(io(source)),
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            file.read_to_string(&mut pid).map_err(io)?;
-            // Its holder may be between locking and writing.
-            let pid = if pid.is_empty() { "(unknown)" } else { pid.trim() };
-            return Err(FolderError::InUse { path: path.to_owned(), pid: pid.to_owned() });
+    let since = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+            // Its holder may be ending, or be starting a child that has the file open until it runs.
+            Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => thread::sleep(LOOK),
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                file.read_to_string(&mut pid).map_err(io)?;
+                // Its holder may be between locking and writing.
+                let pid = if pid.is_empty() { "(unknown)" } else { pid.trim() };
+                return Err(FolderError::InUse { path: path.to_owned(), pid: pid.to_owned() });
+            }
         }
     }
     file.set_len(0).map_err(io)?;
