@@ -32,7 +32,7 @@ impl From<Authentication> for v1::Authentication {
             Authentication::CertificateAuthority => Kind::CertificateAuthority(v1::Empty {}),
             Authentication::None => Kind::None(v1::Empty {}),
         };
-        Self { kind: Some(kind) }
+        Self { kind: Some(kind), renew_keys: false }
     }
 }
 

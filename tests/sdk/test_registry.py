@@ -57,6 +57,16 @@ def test_keys_reasons_and_status_are_kept(service, name):
     assert not NEVER.fullmatch(updated["statusUpdatedTime"])
 
 
+def test_empty_keys_are_made_anew(service, name):
+    made = service.call("create", identity={"deviceId": name})
+    kept = service.call("update", identity={**made, "status": "disabled"})
+    assert kept["authentication"] == made["authentication"]
+    # As Node's SDK completes an update without authentication.
+    renewed = service.call("update", identity={"deviceId": name, "authentication": symmetric("", "")})
+    before, after = (one["authentication"]["symmetricKey"] for one in (made, renewed))
+    assert all(after[one] and after[one] != before[one] for one in ("primaryKey", "secondaryKey"))
+
+
 def test_certificates_authenticate_a_device(service, name):
     made = service.call("create", identity={"deviceId": name, "authentication": self_signed(SHA1, SHA256)})
     assert made["authentication"]["type"] == "selfSigned"

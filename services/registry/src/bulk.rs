@@ -176,6 +176,7 @@ impl Written {
             status: None,
             status_reason: None,
             authentication: None,
+            renew_keys: false,
             iot_edge: None,
             device_scope: None,
             parent_scopes: None,

@@ -29,6 +29,8 @@ pub(crate) struct Written {
     pub status: Option<Status>,
     pub status_reason: Option<String>,
     pub authentication: Option<Authentication>,
+    /// Of a replace: keys that are empty are made, whatever is stored.
+    pub renew_keys: bool,
     pub iot_edge: Option<bool>,
     /// Empty: none.
     pub device_scope: Option<String>,
@@ -197,7 +199,7 @@ impl Identities {
         validate::identity(&new)?;
         copy_scope(&mut new);
         let old_keys = match &old_authentication {
-            Authentication::Sas(keys) => keys.clone(),
+            Authentication::Sas(keys) if !written.renew_keys => keys.clone(),
             _ => KeyPair::default(),
         };
         fill_keys(&mut new.authentication, old_keys);

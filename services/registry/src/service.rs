@@ -305,6 +305,7 @@ fn written(wire: v1::Identity) -> Result<Written, HubError> {
         },
         id: Identity::parse(&wire.id)?,
         status_reason: wire.status_reason,
+        renew_keys: wire.authentication.as_ref().is_some_and(|given| given.renew_keys),
         authentication: wire.authentication.map(Authentication::try_from).transpose()?,
         iot_edge: wire.iot_edge,
         device_scope: wire.device_scope,

@@ -99,6 +99,10 @@ impl Body {
 impl AuthenticationBody {
     fn into_wire(self) -> Result<v1::Authentication, ApiError> {
         let keys = self.symmetric_key.unwrap_or_default();
+        // Said to be empty is not left out.
+        let renew_keys = [&keys.primary_key, &keys.secondary_key]
+            .into_iter()
+            .all(|key| key.as_deref() == Some(""));
         let keys = pair(keys.primary_key, keys.secondary_key);
         let thumbprints = self.x509_thumbprint.unwrap_or_default();
         let thumbprints = pair(thumbprints.primary_thumbprint, thumbprints.secondary_thumbprint);
@@ -115,7 +119,7 @@ impl AuthenticationBody {
                 ));
             }
         };
-        Ok(authentication.into())
+        Ok(v1::Authentication { renew_keys, ..authentication.into() })
     }
 }
 

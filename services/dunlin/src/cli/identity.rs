@@ -155,7 +155,7 @@ impl AuthArgs {
         Ok(())
     }
 
-    /// Empty keys are made by the hub, or stay if there are any.
+    /// Keys that are left out are made by the hub, or stay if there are any.
     fn body(self, method: AuthMethod) -> Result<Value, Failure> {
         let usage = |text: &str| Err(Failure::Usage(text.to_owned()));
         if self.keys() && method != AuthMethod::SharedPrivateKey {
@@ -168,8 +168,8 @@ impl AuthArgs {
             AuthMethod::SharedPrivateKey => json!({
                 "type": method.kind(),
                 "symmetricKey": {
-                    "primaryKey": self.primary_key.unwrap_or_default(),
-                    "secondaryKey": self.secondary_key.unwrap_or_default(),
+                    "primaryKey": self.primary_key,
+                    "secondaryKey": self.secondary_key,
                 },
             }),
             AuthMethod::Thumbprint => json!({

@@ -107,6 +107,8 @@ fn devices_are_updated_from_the_command_line() {
     assert_eq!(keys(&given), new);
     assert_eq!(given["status"], "disabled", "what is not given stays");
     assert_eq!(keys(&updated(&["--auth-method", "shared_private_key"])), new);
+    let made = keys(&updated(&["--primary-key", "", "--secondary-key", ""]));
+    assert!(made[0] != new[0] && made[1] != new[1], "empty keys are made anew");
     bad(&update(&["--primary-key", new[0]]), 2, "--secondary-key");
 
     let [first, second, third] = ["a1", "b2", "c3"].map(|two| two.repeat(20));

@@ -114,6 +114,35 @@ async fn a_device_is_created_read_listed_replaced_and_deleted(hub: &TestHub) {
     assert_eq!(send(hub, delete("/devices/c")).await.status().as_u16(), 204, "without If-Match");
 }
 
+scenario!(keys_that_are_empty_are_made_anew);
+async fn keys_that_are_empty_are_made_anew(hub: &TestHub) {
+    hub.create_device("d").await;
+    hub.create_device("d/m").await;
+    let sas = |keys: Value| json!({"authentication": {"type": "sas", "symmetricKey": keys}});
+    for id in ["d", "d/m"] {
+        let replaced = async |body: &Value| {
+            let shown = hub.client().device_put(id, body, Some("*")).await.expect("replaced");
+            ["primaryKey", "secondaryKey"].map(|name| {
+                shown["authentication"]["symmetricKey"][name].as_str().expect("a key").to_owned()
+            })
+        };
+        let mut before = replaced(&json!({})).await;
+        for (body, renews) in [
+            (json!({"authentication": null}), false),
+            (json!({"authentication": {"type": "sas"}}), false),
+            (sas(Value::Null), false),
+            (sas(json!({})), false),
+            (sas(json!({"primaryKey": null, "secondaryKey": null})), false),
+            (sas(json!({"primaryKey": "", "secondaryKey": ""})), true),
+        ] {
+            let after = replaced(&body).await;
+            assert_eq!(after[0] != before[0], renews, "{id}: {body}");
+            assert_eq!(after[1] != before[1], renews, "{id}: {body}");
+            before = after;
+        }
+    }
+}
+
 scenario!(modules_are_identities_of_their_own);
 async fn modules_are_identities_of_their_own(hub: &TestHub) {
     let path = "/devices/d/modules/m";

@@ -116,6 +116,7 @@ async fn keys_prove_their_own_identity_only() {
     let by_certificate = v1::Identity {
         authentication: Some(v1::Authentication {
             kind: Some(v1::authentication::Kind::SelfSigned(thumbprint.clone())),
+            renew_keys: false,
         }),
         ..device("x509")
     };

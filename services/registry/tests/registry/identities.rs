@@ -107,7 +107,14 @@ async fn a_replace_needs_the_current_etag_and_keeps_what_is_left_out() {
     let kept = hub.replace(empty.clone(), None).await.expect("replaced");
     assert_eq!(kept.authentication, made.authentication, "no keys given: they stay");
 
-    let none = v1::Authentication { kind: Some(v1::authentication::Kind::None(v1::Empty {})) };
+    let renew = v1::Authentication { renew_keys: true, ..with_keys("", "").expect("keys") };
+    let renew = v1::Identity { authentication: Some(renew), ..device("d") };
+    let renewed = keys(&hub.replace(renew, None).await.expect("replaced"));
+    let old = keys(&made);
+    assert!(renewed.primary != old.primary && renewed.secondary != old.secondary);
+
+    let kind = Some(v1::authentication::Kind::None(v1::Empty {}));
+    let none = v1::Authentication { kind, renew_keys: false };
     let changed = v1::Identity { authentication: Some(none), ..device("d") };
     hub.replace(changed, None).await.expect("replaced");
     let again = hub.replace(empty, None).await.expect("replaced");

@@ -110,7 +110,8 @@ fn keys(identity: &v1::Identity) -> v1::KeyPair {
 
 fn with_keys(primary: &str, secondary: &str) -> Option<v1::Authentication> {
     let pair = v1::KeyPair { primary: primary.to_owned(), secondary: secondary.to_owned() };
-    Some(v1::Authentication { kind: Some(v1::authentication::Kind::Sas(pair)) })
+    let kind = Some(v1::authentication::Kind::Sas(pair));
+    Some(v1::Authentication { kind, renew_keys: false })
 }
 
 /// A token of the identity `id` by its primary key, an hour long.
