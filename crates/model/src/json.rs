@@ -78,6 +78,29 @@ pub fn object(
     members(raw, path, depth, ignored)
 }
 
+/// Reads back what a store was given. JSONB writes a double of 1e16 or more with every digit, as an
+/// integer; but no integer beyond the range is ever stored, so such a one was a double.
+pub fn stored(text: &str) -> Result<Object, serde_json::Error> {
+    let mut object: Object = serde_json::from_str(text)?;
+    object.values_mut().for_each(restore_doubles);
+    Ok(object)
+}
+
+fn restore_doubles(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let in_range = number.as_i64().is_some_and(|integer| INTEGERS.contains(&integer));
+            let double = number.as_f64().filter(|_| !in_range).and_then(Number::from_f64);
+            if let Some(double) = double {
+                *number = double;
+            }
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(restore_doubles),
+        Value::Object(object) => object.values_mut().for_each(restore_doubles),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
 fn members(
     raw: &RawValue,
     path: &Path<'_>,

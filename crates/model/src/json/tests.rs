@@ -83,6 +83,11 @@ fn numbers_are_integers_or_doubles_by_how_they_are_written() {
     check("-0", Some("0"));
     check("4503599627370496.0", Some("4503599627370496.0"));
     check("1e2", Some("100.0"));
+    check("1e16", Some("1e+16"));
+    check("10000000000000000", None);
+    check("1e18", Some("1e+18"));
+    check("1.8e19", Some("1.8e+19"));
+    check("18000000000000000000", None);
     check("1E+400", None);
     check("-1e400", None);
     check("1e-400", Some("0.0"));
@@ -111,6 +116,48 @@ fn decimal(text: &str) -> (Ordering, i64, String) {
     }
 }
 
+/// As PostgreSQL writes a number of a JSONB document: all digits, no exponent, and as many digits of
+/// the fraction as it was given, less the exponent.
+fn jsonb(text: &str) -> String {
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    let exponent: i64 = exponent.parse().expect("an exponent");
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let (sign, whole) = whole.split_at(usize::from(whole.starts_with('-')));
+    let after = fraction.len() as i64 - exponent;
+    let mut digits = format!("{whole}{fraction}{}", "0".repeat((-after).max(0) as usize));
+    let after = after.max(0) as usize;
+    if digits.len() <= after {
+        digits.insert_str(0, &"0".repeat(after + 1 - digits.len()));
+    }
+    let (whole, fraction) = digits.split_at(digits.len() - after);
+    let dot = if fraction.is_empty() { "" } else { "." };
+    format!("{sign}{whole}{dot}{fraction}")
+}
+
+#[test]
+fn a_double_stays_one_in_a_store_that_writes_every_digit() {
+    #[track_caller]
+    fn check(number: &str, digits: &str) {
+        assert_eq!(jsonb(number), digits);
+        let read = stored(&format!(r#"{{"a":[{digits},{{"b":{digits}}}]}}"#)).expect("JSON");
+        let want = format!(r#"{{"a":[{number},{{"b":{number}}}]}}"#);
+        assert_eq!(Value::Object(read).to_string(), want);
+    }
+    check("4503599627370495", "4503599627370495");
+    check("-4503599627370496", "-4503599627370496");
+    check("4503599627370496.0", "4503599627370496.0");
+    check("9007199254740992.0", "9007199254740992.0");
+    check("1e+16", "10000000000000000");
+    check("-1e+16", "-10000000000000000");
+    check("1.2345678901234568e+16", "12345678901234568");
+    check("1e+18", "1000000000000000000");
+    check("-9.223372036854776e+18", "-9223372036854776000");
+    check("1.8e+19", "18000000000000000000");
+    check("1e+23", "100000000000000000000000");
+    check("-1.5e-7", "-0.00000015");
+    check("5e-324", &format!("0.{}5", "0".repeat(323)));
+}
+
 fn compare(a: &str, b: &str) -> Ordering {
     let (a, b) = (decimal(a), decimal(b));
     let magnitude = (a.1, &a.2).cmp(&(b.1, &b.2));
@@ -131,6 +178,9 @@ fn numbers() -> impl Strategy<Value = String> {
         (0..5i64).prop_map(move |near| (least + near).to_string()),
         (0..5i64).prop_map(move |near| format!("{}.5", most - near)),
         "-?[1-9][0-9]{0,20}\\.[0-9]{1,20}(e-?[0-9]{1,2})?",
+        "-?[1-9](\\.[0-9]{1,16})?e1[5-9]",
+        prop::sample::select(&["1e16", "1e18", "1.8e19", "4503599627370496.0"])
+            .prop_map(str::to_owned),
     ]
 }
 
@@ -163,6 +213,14 @@ proptest! {
         // As a store reads back what it wrote.
         let again: Value = serde_json::from_str(&text).expect("JSON");
         prop_assert_eq!(again.to_string(), text);
+    }
+
+    #[test]
+    fn a_number_survives_a_store_that_writes_every_digit(number in numbers()) {
+        let document = read(format!("{{\"n\":{number}}}").as_bytes()).expect("a number");
+        let digits = jsonb(&document["n"].to_string());
+        let again = stored(&format!("{{\"n\":{digits}}}")).expect("JSON");
+        prop_assert_eq!(Value::Object(again), document, "{}", digits);
     }
 
     #[test]

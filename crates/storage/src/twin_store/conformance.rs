@@ -158,6 +158,8 @@ pub async fn numbers_and_strings_are_read_back_as_written(stores: Stores) {
     let odd = json!({
         "integers": [-4_503_599_627_370_496i64, 0, 4_503_599_627_370_495i64],
         "doubles": [0.1, 1.0, -0.5, 5e-324, 1.797_693_134_862_315_7e308, 1e23, 0.3, 1e21, 123e-7],
+        // A store that writes all digits of them must not give integers back.
+        "whole": [4_503_599_627_370_496.0, 1e15, 1e16, -1e16, 1e18, 1.8e19, 1e20],
         "text": text,
         "": "",
     });

@@ -41,7 +41,8 @@ pub struct Updated {
 ///   the versions by one.
 /// * What a change does, and whether it is refused, is the model's to say ([`Twin::update`],
 ///   [`Twin::report`]). A refused one (`Refused`) leaves everything as it is.
-/// * Numbers and strings are read back as they were written.
+/// * Numbers and strings are read back as they were written; a store that writes every digit of a
+///   double reads by [`stored`](dunlin_model::json::stored).
 /// * `NotFound` if there is no such identity.
 #[async_trait]
 pub trait TwinStore: Send + Sync + 'static {

@@ -1,7 +1,7 @@
 //! `TwinStore` on the embedded database: rows of `twin`, which `DeviceStore` makes and removes.
 
 use async_trait::async_trait;
-use dunlin_model::json::Object;
+use dunlin_model::json::{self, Object};
 use dunlin_model::twin::{Limits, Report, Section, Update};
 use dunlin_model::{Identity, Twin};
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
@@ -131,7 +131,7 @@ fn counter(row: &Row<'_>, column: &str) -> Result<u64, StoreError> {
 
 fn object(row: &Row<'_>, column: &str) -> Result<Object, StoreError> {
     let text = row.get_ref(column)?.as_str().map_err(unavailable)?;
-    serde_json::from_str(text).map_err(unavailable)
+    json::stored(text).map_err(unavailable)
 }
 
 fn text(object: &Object) -> Result<String, StoreError> {
