@@ -35,7 +35,8 @@ impl v1::registry_server::Registry for Service {
         let request = request.into_inner();
         let decide = async {
             let id = Identity::parse(&request.identity)?;
-            let decision = self.access.authenticate(&id, &request.sas_token).await;
+            let v1::AuthenticateRequest { sas_token, certificates, .. } = request;
+            let decision = self.access.authenticate(&id, &sas_token, certificates).await;
             if let Err(refused) = &decision {
                 debug!(%id, error = %refused, "authentication refused");
             }

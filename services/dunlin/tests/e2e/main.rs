@@ -78,3 +78,5 @@ mod websocket;
 mod websocket_frames;
 mod websocket_handshake;
 mod websocket_kit;
+mod x509;
+mod x509_kit;
