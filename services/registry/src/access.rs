@@ -6,6 +6,7 @@ use dunlin_proto::v1::{AuthScope, AuthenticateResponse};
 use dunlin_runtime::clock::unix_seconds;
 use dunlin_storage::device_store::StoredIdentity;
 
+use crate::authorities::Authorities;
 use crate::identities::Identities;
 use crate::policies::Policies;
 use crate::{credentials, query_token, unsealable};
@@ -14,6 +15,7 @@ use crate::{credentials, query_token, unsealable};
 pub(crate) struct Access {
     pub hostnames: Vec<String>,
     pub policies: Policies,
+    pub authorities: Authorities,
     pub identities: Identities,
 }
 
@@ -80,7 +82,15 @@ impl Access {
             Authentication::SelfSigned(thumbprints) => {
                 chain.has_thumbprint(&thumbprints, unix_seconds())
             }
-            _ => return Err(wrong_type(&stored, "selfSigned")),
+            Authentication::CertificateAuthority => {
+                let all = self.authorities.all().await?;
+                let verified = all.iter().filter(|entry| entry.verified);
+                let verified: Vec<_> = verified.map(|entry| &entry.authority).collect();
+                chain.proves(id, &verified, unix_seconds())
+            }
+            Authentication::Sas(_) | Authentication::None => {
+                return Err(wrong_type(&stored, "selfSigned or certificateAuthority"));
+            }
         };
         let scope = match parent {
             Some(_) => AuthScope::ModuleCertificate,
@@ -148,7 +158,7 @@ impl Access {
     }
 
     async fn policy(&self, name: &str) -> Result<Policy, HubError> {
-        self.policies.snapshot().await?.get(name).cloned().ok_or_else(|| {
+        self.policies.get(name).await?.ok_or_else(|| {
             // The name is the caller's text, and might be a key: a log gets no more of it than
             // tells one mistake from another.
             let name: String = name.chars().take(16).collect();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// Calls that take a body, each with a good one in which every member is told of.
-fn calls() -> [(&'static str, &'static str, Value); 7] {
+fn calls() -> [(&'static str, &'static str, Value); 9] {
     let authentication = json!({
         "type": "sas",
         "symmetricKey": {"primaryKey": "", "secondaryKey": ""},
@@ -44,6 +44,8 @@ fn calls() -> [(&'static str, &'static str, Value); 7] {
         ("POST", "/dunlin/v1/policies", policy.clone()),
         ("PUT", "/dunlin/v1/policies/p", policy),
         ("POST", "/dunlin/v1/policies/p/renew-key", json!({"key": "primary"})),
+        ("PUT", "/dunlin/v1/certificates/c", json!({"certificate": "PEM"})),
+        ("POST", "/dunlin/v1/certificates/c/verify", json!({"certificate": "PEM"})),
     ]
 }
 
@@ -69,9 +71,9 @@ impl Site {
                 .body(body)
                 .expect("a response")
         };
-        let mesh =
-            Mesh::new(mesh::Config::default(), &[Role::Api, Role::Registry], Handle::current());
-        mesh.attach(Router::new().route("/dunlin.v1.Registry/{*rest}", post(answer)));
+        let roles = [Role::Api, Role::Registry, Role::Twins, Role::Methods];
+        let mesh = Mesh::new(mesh::Config::default(), &roles, Handle::current());
+        mesh.attach(Router::new().fallback(answer));
         Self { api: api(mesh), asked }
     }
 
