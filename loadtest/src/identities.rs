@@ -82,14 +82,18 @@ impl Registry {
     pub async fn create(&self, ids: &[String]) -> Result<()> {
         self.each(ids, async |id| {
             let key = derived(&self.login, id);
-            let body = json!({
-                "deviceId": id,
-                "status": "enabled",
-                "authentication": {
+            let authentication = match &self.login.thumbprint {
+                Some(known) => json!({
+                    "type": "selfSigned",
+                    "x509Thumbprint": { "primaryThumbprint": known },
+                }),
+                None => json!({
                     "type": "sas",
                     "symmetricKey": { "primaryKey": key, "secondaryKey": key },
-                },
-            });
+                }),
+            };
+            let body =
+                json!({ "deviceId": id, "status": "enabled", "authentication": authentication });
             self.call(Method::PUT, id, body.to_string(), StatusCode::CONFLICT).await
         })
         .await

@@ -41,6 +41,7 @@ codes! {
     DeviceMaximumInflightMethodExceeded = 403_800,
     GenericNotFound = 404_000,
     DeviceNotFound = 404_001,
+    CertificateNotFound = 404_008,
     ModuleNotFound = 404_010,
     DeviceNotOnline = 404_103,
     DeviceConnectionClosedRemotely = 404_104,

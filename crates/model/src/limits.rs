@@ -35,6 +35,23 @@ pub const POLICIES: usize = 16;
 /// The name of a shared access policy, in characters (IoT Hub resource provider).
 pub const POLICY_NAME_CHARS: usize = 64;
 
+/// CA certificates of a hub (IoT Hub quotas).
+pub const AUTHORITIES: usize = 25;
+
+/// The name of a CA certificate, in characters (IoT Hub resource provider).
+pub const AUTHORITY_NAME_CHARS: usize = 64;
+
+/// The certificates a client presents, leaf and intermediates, and their DER together: our own.
+/// Each connection holds them for as long as it lives.
+pub const CLIENT_CERTIFICATES: usize = 8;
+pub const CLIENT_CERTIFICATE_BYTES: usize = 16 * 1024;
+
+/// Whether certificates of these lengths keep to both.
+pub fn client_certificates_fit(lengths: impl Iterator<Item = usize>) -> bool {
+    let (count, bytes) = lengths.fold((0, 0), |(count, sum), length| (count + 1, sum + length));
+    count <= CLIENT_CERTIFICATES && bytes <= CLIENT_CERTIFICATE_BYTES
+}
+
 /// `deviceScope` and each of `parentScopes`, in bytes: our own. The longest that the hub makes has
 /// 167, and a page of devices with the longest of everything must fit a message between roles.
 pub const SCOPE_BYTES: usize = 256;

@@ -14,6 +14,7 @@ use dunlin_runtime::{Component, Health, Mesh, MeshChannel, Role, Shutdown};
 use dunlin_storage::EventLog;
 
 mod body;
+mod certificates;
 mod error;
 mod etag;
 mod events;
@@ -95,6 +96,7 @@ fn router(
         .merge(twins::routes(registry.clone(), twins))
         .merge(methods::routes(registry.clone(), methods))
         .merge(policies::routes(registry.clone()))
+        .merge(certificates::routes(registry.clone()))
         .merge(events::token::routes(registry.clone()))
         .merge(events::routes(registry, events))
         .whole()

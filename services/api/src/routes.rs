@@ -17,7 +17,8 @@ use crate::guard::{Guard, check};
 const READ: Permissions = Permissions::REGISTRY_READ;
 const WRITE: Permissions = Permissions::REGISTRY_WRITE;
 const SERVICE: Permissions = Permissions::SERVICE_CONNECT;
-/// Who manages policies can give himself any permission, so he must hold all of them.
+/// Who manages policies can give himself any permission, and who manages CAs any device's, so they
+/// must hold all of them.
 const ALL: Permissions = Permissions::ALL;
 
 /// Method and path of a route, and what the policy of its caller must permit.
@@ -57,6 +58,12 @@ pub static TABLE: &[Row] = &[
     (Method::PUT, "/dunlin/v1/policies/{name}", ALL),
     (Method::DELETE, "/dunlin/v1/policies/{name}", ALL),
     (Method::POST, "/dunlin/v1/policies/{name}/renew-key", ALL),
+    (Method::GET, "/dunlin/v1/certificates", ALL),
+    (Method::GET, "/dunlin/v1/certificates/{name}", ALL),
+    (Method::PUT, "/dunlin/v1/certificates/{name}", ALL),
+    (Method::DELETE, "/dunlin/v1/certificates/{name}", ALL),
+    (Method::POST, "/dunlin/v1/certificates/{name}/generate-verification-code", ALL),
+    (Method::POST, "/dunlin/v1/certificates/{name}/verify", ALL),
 ];
 
 /// Routes that are guarded by their rows of the table.

@@ -9,7 +9,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use dunlin_model::{ErrorCode, HubError, Identity, Session, Subscriptions};
 use dunlin_proto::status::from_status;
 use dunlin_proto::v1::registry_client::RegistryClient;
-use dunlin_proto::v1::{AuthenticateRequest, SessionReport};
+use dunlin_proto::v1::SessionReport;
 use dunlin_runtime::{DeviceLinks, MeshChannel, Turns};
 use dunlin_storage::presence::{Claim, Epoch, Holder};
 use dunlin_storage::{EventLog, Presence};
@@ -69,8 +69,8 @@ impl Gateway {
     }
 
     async fn open_here(self: Arc<Self>, claimant: Claimant) -> Result<DeviceSession, HubError> {
-        let Claimant { identity, sas_token, address, clean_session, model_id } = claimant;
-        let request = AuthenticateRequest { identity: identity.to_string(), sas_token };
+        let Claimant { identity, credentials, address, clean_session, model_id } = claimant;
+        let request = credentials.into_request(&identity);
         let granted = RegistryClient::new(self.registry.clone())
             .authenticate(request)
             .await

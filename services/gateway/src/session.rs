@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dunlin_model::event::header;
 use dunlin_model::{ErrorCode, HubError, Identity, Session, Subscriptions};
-use dunlin_proto::v1::{AuthScope, AuthenticateResponse, SessionReport};
+use dunlin_proto::v1::{AuthScope, AuthenticateRequest, AuthenticateResponse, SessionReport};
 use dunlin_runtime::clock;
 use dunlin_storage::event_log::{Completions, Full, Header, Record, TOPIC_D2C, Token};
 use dunlin_storage::presence::Epoch;
@@ -23,7 +23,7 @@ pub struct DeviceSession {
     generation_id: Box<str>,
     /// Plug and Play model, stamped on every message.
     model_id: Option<Box<str>>,
-    /// Unix seconds: when its token has run out, the clock skew allowed for.
+    /// Unix seconds: when its token or certificate has run out, the clock skew allowed for.
     ends: u64,
     scope: AuthScope,
     /// What it is to be told of.
@@ -192,13 +192,37 @@ fn auth_method(scope: AuthScope) -> &'static str {
         AuthScope::Device | AuthScope::Unspecified => {
             r#"{"scope":"device","type":"sas","issuer":"iothub"}"#
         }
+        AuthScope::DeviceCertificate => r#"{"scope":"device","type":"x509","issuer":"external"}"#,
+        AuthScope::ModuleCertificate => r#"{"scope":"module","type":"x509","issuer":"external"}"#,
+    }
+}
+
+/// By what a client proves who it is.
+pub enum Credentials {
+    SasToken(String),
+    /// DER, leaf first: those of its TLS handshake.
+    Certificates(Vec<Vec<u8>>),
+}
+
+impl Credentials {
+    /// What the registry is asked.
+    pub fn into_request(self, identity: &Identity) -> AuthenticateRequest {
+        let identity = identity.to_string();
+        match self {
+            Self::SasToken(sas_token) => {
+                AuthenticateRequest { identity, sas_token, certificates: Vec::new() }
+            }
+            Self::Certificates(certificates) => {
+                AuthenticateRequest { identity, sas_token: String::new(), certificates }
+            }
+        }
     }
 }
 
 /// Whom a connection wants to be, and where it is to be reached.
 pub struct Claimant {
     pub identity: Identity,
-    pub sas_token: String,
+    pub credentials: Credentials,
     pub address: Address,
     /// Whether what was stored of its session is to be forgotten, and nothing kept.
     pub clean_session: bool,

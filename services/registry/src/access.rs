@@ -1,11 +1,12 @@
-//! Who may connect as a device, and which back end may do what: the decisions over SAS tokens.
+//! Who may connect as a device, by SAS token or certificate, and which back end may do what.
 
-use dunlin_auth::{Key, Permissions, Policy, SasError, SasToken};
+use dunlin_auth::{Chain, Key, Permissions, Policy, SasError, SasToken, X509Error};
 use dunlin_model::{Authentication, ErrorCode, HubError, Identity, Status};
 use dunlin_proto::v1::{AuthScope, AuthenticateResponse};
 use dunlin_runtime::clock::unix_seconds;
 use dunlin_storage::device_store::StoredIdentity;
 
+use crate::authorities::Authorities;
 use crate::identities::Identities;
 use crate::policies::Policies;
 use crate::{credentials, query_token, unsealable};
@@ -14,16 +15,30 @@ use crate::{credentials, query_token, unsealable};
 pub(crate) struct Access {
     pub hostnames: Vec<String>,
     pub policies: Policies,
+    pub authorities: Authorities,
     pub identities: Identities,
 }
 
 impl Access {
-    /// May the bearer of the token act as `id`? The message is for the operator's log; what the
-    /// device is told does not say which part of this failed.
-    ///
+    /// May the bearer of the token, or of the certificates where there is none, act as `id`? The
+    /// message is for the operator's log; what the device is told does not say which part of this
+    /// failed.
+    pub(crate) async fn authenticate(
+        &self,
+        id: &Identity,
+        token: &str,
+        certificates: Vec<Vec<u8>>,
+    ) -> Result<AuthenticateResponse, HubError> {
+        if token.is_empty() {
+            self.authenticate_by_certificate(id, certificates).await
+        } else {
+            self.authenticate_by_token(id, token).await
+        }
+    }
+
     /// Everything about the token that needs no store comes first, so that garbage costs no read,
     /// and the status last, so that only who holds a key learns it.
-    pub(crate) async fn authenticate(
+    async fn authenticate_by_token(
         &self,
         id: &Identity,
         token: &str,
@@ -53,22 +68,35 @@ impl Access {
                 if parent.is_some() { AuthScope::Module } else { AuthScope::Device }
             }
         };
-        let device = parent.as_ref().unwrap_or(&stored);
-        if device.status == Status::Disabled {
-            return Err(HubError::new(
-                ErrorCode::DeviceDisabled,
-                format!("the device {} is disabled", device.id),
-            ));
-        }
-        // Both grow, so their sum does: a change of either revokes a module's connection.
-        let auth_version = stored.auth_version + parent.map_or(0, |device| device.auth_version);
-        Ok(AuthenticateResponse {
-            generation_id: stored.generation_id,
-            scope: scope.into(),
-            auth_version,
-            expires: token.expiry(),
-            session: Some(stored.session.into()),
-        })
+        grant(stored, parent, scope, token.expiry())
+    }
+
+    async fn authenticate_by_certificate(
+        &self,
+        id: &Identity,
+        certificates: Vec<Vec<u8>>,
+    ) -> Result<AuthenticateResponse, HubError> {
+        let chain = Chain::new(certificates).map_err(untrusted)?;
+        let (stored, parent) = self.read(id).await?;
+        let until = match self.credentials(&stored)? {
+            Authentication::SelfSigned(thumbprints) => {
+                chain.has_thumbprint(&thumbprints, unix_seconds())
+            }
+            Authentication::CertificateAuthority => {
+                let all = self.authorities.all().await?;
+                let verified = all.iter().filter(|entry| entry.verified);
+                let verified: Vec<_> = verified.map(|entry| &entry.authority).collect();
+                chain.proves(id, &verified, unix_seconds())
+            }
+            Authentication::Sas(_) | Authentication::None => {
+                return Err(wrong_type(&stored, "selfSigned or certificateAuthority"));
+            }
+        };
+        let scope = match parent {
+            Some(_) => AuthScope::ModuleCertificate,
+            None => AuthScope::DeviceCertificate,
+        };
+        grant(stored, parent, scope, until.map_err(untrusted)?)
     }
 
     /// The policy that permits a back end all of `wanted` on `path`.
@@ -130,7 +158,7 @@ impl Access {
     }
 
     async fn policy(&self, name: &str) -> Result<Policy, HubError> {
-        self.policies.snapshot().await?.get(name).cloned().ok_or_else(|| {
+        self.policies.get(name).await?.ok_or_else(|| {
             // The name is the caller's text, and might be a key: a log gets no more of it than
             // tells one mistake from another.
             let name: String = name.chars().take(16).collect();
@@ -153,20 +181,51 @@ impl Access {
         Ok((self.identities.stored(id).await?, Some(device)))
     }
 
+    fn credentials(&self, stored: &StoredIdentity) -> Result<Authentication, HubError> {
+        credentials::open(&self.identities.key, stored)
+            .map_err(|error| unsealable(&stored.id, error))
+    }
+
     fn verify_own(&self, token: &SasToken<'_>, stored: &StoredIdentity) -> Result<(), HubError> {
-        let id = &stored.id;
-        let authentication = credentials::open(&self.identities.key, stored)
-            .map_err(|error| unsealable(id, error))?;
-        let Authentication::Sas(pair) = authentication else {
-            return Err(HubError::new(
-                ErrorCode::IotHubUnauthorized,
-                format!("{id} is of the type {}, not sas", stored.auth_type),
-            ));
+        let Authentication::Sas(pair) = self.credentials(stored)? else {
+            return Err(wrong_type(stored, "sas"));
         };
         let primary = Key::from_base64(&pair.primary)?;
         let secondary = Key::from_base64(&pair.secondary)?;
         verify(token, [&primary, &secondary])
     }
+}
+
+/// To who has proved to be that identity.
+fn grant(
+    stored: StoredIdentity,
+    parent: Option<StoredIdentity>,
+    scope: AuthScope,
+    expires: u64,
+) -> Result<AuthenticateResponse, HubError> {
+    let device = parent.as_ref().unwrap_or(&stored);
+    if device.status == Status::Disabled {
+        return Err(HubError::new(
+            ErrorCode::DeviceDisabled,
+            format!("the device {} is disabled", device.id),
+        ));
+    }
+    // Both grow, so their sum does: a change of either revokes a module's connection.
+    let auth_version = stored.auth_version + parent.map_or(0, |device| device.auth_version);
+    Ok(AuthenticateResponse {
+        generation_id: stored.generation_id,
+        scope: scope.into(),
+        auth_version,
+        expires,
+        session: Some(stored.session.into()),
+    })
+}
+
+fn wrong_type(stored: &StoredIdentity, wanted: &str) -> HubError {
+    HubError::new(
+        ErrorCode::IotHubUnauthorized,
+        format!("{} is of the type {}, not {wanted}", stored.id, stored.auth_type),
+    )
 }
 
 fn permit(policy: &Policy, wanted: Permissions) -> Result<(), HubError> {
@@ -181,6 +240,10 @@ fn permit(policy: &Policy, wanted: Permissions) -> Result<(), HubError> {
 
 fn verify(token: &SasToken<'_>, keys: [&Key; 2]) -> Result<(), HubError> {
     token.verify(keys, unix_seconds()).map_err(unauthorized)
+}
+
+fn untrusted(error: X509Error) -> HubError {
+    HubError::new(ErrorCode::IotHubUnauthorized, error.to_string())
 }
 
 fn unauthorized(error: SasError) -> HubError {

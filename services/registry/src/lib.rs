@@ -1,4 +1,4 @@
-//! The identity registry: devices, modules, shared access policies, and who may do what. Keys of
+//! The identity registry: devices, modules, shared access policies, CAs, and who may do what. Keys of
 //! devices never leave it but to who manages them; stores see ciphertext only.
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tower::Service;
 use tracing::error;
 
 mod access;
+mod authorities;
 mod bulk;
 mod connections;
 mod credentials;
@@ -22,6 +23,7 @@ mod random;
 mod revocation;
 mod seal;
 mod service;
+mod setting;
 mod validate;
 
 pub use seal::{MasterKey, Unsealable};
@@ -56,7 +58,7 @@ pub struct Context {
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("cannot read the hub's policies")]
+    #[error("cannot read the hub's settings")]
     Store(#[from] StoreError),
     #[error("the master key does not fit this store")]
     MasterKey(#[from] Unsealable),
@@ -66,9 +68,10 @@ pub enum BuildError {
 pub async fn build(context: Context) -> Result<Component, BuildError> {
     let Context { config, store, links, master_key } = context;
     let policies = policies::Policies::load(store.clone(), master_key.clone()).await?;
+    let authorities = authorities::Authorities::load(store.clone(), master_key.clone()).await?;
     let revocation = revocation::Revocation { store: store.clone(), links };
     let identities = identities::Identities { store, key: master_key, revocation };
-    let access = access::Access { hostnames: config.hostnames, policies, identities };
+    let access = access::Access { hostnames: config.hostnames, policies, authorities, identities };
     let server = RegistryServer::new(service::Service { access });
     // As tonic's `Routes` does it, without a fallback: routers of several roles are merged. Each
     // call is a task of its own, which goes on when its caller goes away: what has been stored

@@ -1,27 +1,21 @@
-//! The hub's shared access policies: stored sealed in one setting, held in memory for a second.
+//! The hub's shared access policies.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use dunlin_auth::policy::{OWNER, default_policies};
 use dunlin_auth::{Key, Permissions, Policy};
 use dunlin_model::{ErrorCode, HubError, limits};
+use dunlin_storage::DeviceStore;
 use dunlin_storage::device_store::IfMatch;
-use dunlin_storage::{DeviceStore, StoreError};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
-use tracing::{error, info};
+use tracing::info;
 
-use crate::seal::{MasterKey, Unsealable};
-use crate::{BuildError, store_failed};
-
-const SETTING: &str = "policies";
-/// No identity can have this name.
-const SEALED_FOR: &str = "hub/settings/";
-/// How long a change made by another registry process may go unseen.
-const KEPT: Duration = Duration::from_secs(1);
+use crate::BuildError;
+use crate::seal::MasterKey;
+use crate::setting::{Content, Setting};
 
 /// A policy as it stands in the sealed setting.
 #[derive(Serialize, Deserialize)]
@@ -30,13 +24,6 @@ struct Stored {
     permissions: u32,
     primary: String,
     secondary: String,
-}
-
-/// The policies at one moment, and the bytes they were read from.
-pub(crate) struct Snapshot {
-    policies: Vec<Policy>,
-    sealed: Vec<u8>,
-    read: Instant,
 }
 
 /// Which key to renew.
@@ -55,60 +42,26 @@ pub(crate) struct Change {
 }
 
 #[derive(Clone)]
-pub(crate) struct Policies(Arc<Shared>);
-
-struct Shared {
-    store: Arc<dyn DeviceStore>,
-    key: MasterKey,
-    kept: Mutex<Arc<Snapshot>>,
-    /// Held by the one who reads, so that a thousand callers cost one read.
-    reading: tokio::sync::Mutex<()>,
-}
+pub(crate) struct Policies(Setting<Vec<Policy>>);
 
 impl Policies {
-    /// The stored ones; a new hub gets the five defaults. Of processes that start at once on a new
-    /// store, the first to write decides for all.
+    /// The stored ones; a new hub gets the five defaults.
     pub(crate) async fn load(
         store: Arc<dyn DeviceStore>,
         key: MasterKey,
     ) -> Result<Self, BuildError> {
-        let fresh = seal(&key, &default_policies());
-        let sealed = store.setting_init(SETTING, &fresh).await?;
-        let kept = Mutex::new(Arc::new(open(&key, sealed)?));
-        Ok(Self(Arc::new(Shared { store, key, kept, reading: tokio::sync::Mutex::default() })))
+        Ok(Self(Setting::load(store, key, &default_policies()).await?))
     }
 
-    /// The policies as they were a second ago at the latest.
-    pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>, HubError> {
-        let kept = self.kept();
-        if kept.read.elapsed() < KEPT {
-            return Ok(kept);
-        }
-        let _turn = self.0.reading.lock().await;
-        let kept = self.kept();
-        if kept.read.elapsed() < KEPT { Ok(kept) } else { self.read().await }
+    /// As they were a second ago at the latest.
+    pub(crate) async fn all(&self) -> Result<Arc<Vec<Policy>>, HubError> {
+        self.0.get().await
     }
 
-    fn kept(&self) -> Arc<Snapshot> {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn keep(&self, snapshot: Snapshot) -> Arc<Snapshot> {
-        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        // A slow read must not bring back what a change has replaced meanwhile.
-        if snapshot.read >= kept.read {
-            *kept = Arc::new(snapshot);
-        }
-        kept.clone()
-    }
-
-    async fn read(&self) -> Result<Arc<Snapshot>, HubError> {
-        // A change during the read is seen by the next one: the time is taken before.
-        let read = Instant::now();
-        let sealed = self.0.store.setting_get(SETTING).await.map_err(store_failed)?;
-        let sealed = sealed.ok_or_else(|| unreadable(Unsealable))?;
-        let snapshot = open(&self.0.key, sealed).map_err(unreadable)?;
-        Ok(self.keep(Snapshot { read, ..snapshot }))
+    /// Names are compared without letter case, as the service does.
+    pub(crate) async fn get(&self, name: &str) -> Result<Option<Policy>, HubError> {
+        let all = self.all().await?;
+        Ok(all.iter().find(|policy| same_name(&policy.name, name)).cloned())
     }
 
     pub(crate) async fn create(&self, new: Policy) -> Result<Policy, HubError> {
@@ -116,24 +69,25 @@ impl Policies {
         if new.permissions == Permissions::NONE {
             return Err(invalid("a policy needs one permission at the least"));
         }
-        self.change(|policies| {
-            if policies.iter().any(|policy| same_name(&policy.name, &new.name)) {
-                return Err(HubError::new(
-                    ErrorCode::GenericConflict,
-                    format!("there is a policy {} already", new.name),
-                ));
-            }
-            if policies.len() >= limits::POLICIES {
-                return Err(HubError::new(
-                    ErrorCode::IotHubQuotaExceeded,
-                    format!("a hub has at most {} shared access policies", limits::POLICIES),
-                ));
-            }
-            policies.push(new.clone());
-            Ok(new.clone())
-        })
-        .await
-        .inspect(|policy| info!(policy = policy.name, "policy created"))
+        self.0
+            .change(|policies| {
+                if policies.iter().any(|policy| same_name(&policy.name, &new.name)) {
+                    return Err(HubError::new(
+                        ErrorCode::GenericConflict,
+                        format!("there is a policy {} already", new.name),
+                    ));
+                }
+                if policies.len() >= limits::POLICIES {
+                    return Err(HubError::new(
+                        ErrorCode::IotHubQuotaExceeded,
+                        format!("a hub has at most {} shared access policies", limits::POLICIES),
+                    ));
+                }
+                policies.push(new.clone());
+                Ok(new.clone())
+            })
+            .await
+            .inspect(|policy| info!(policy = policy.name, "policy created"))
     }
 
     pub(crate) async fn replace(
@@ -150,32 +104,34 @@ impl Policies {
                 format!("{OWNER} keeps all permissions: nobody could manage the policies any more"),
             ));
         }
-        self.change(|policies| {
-            let at = matching(policies, name, if_match)?;
-            let policy = &mut policies[at];
-            policy.permissions = change.permissions.unwrap_or(policy.permissions);
-            if let Some([primary, secondary]) = change.keys.clone() {
-                (policy.primary, policy.secondary) = (primary, secondary);
-            }
-            Ok(policy.clone())
-        })
-        .await
-        .inspect(|policy| info!(policy = policy.name, "policy replaced"))
+        self.0
+            .change(|policies| {
+                let at = matching(policies, name, if_match)?;
+                let policy = &mut policies[at];
+                policy.permissions = change.permissions.unwrap_or(policy.permissions);
+                if let Some([primary, secondary]) = change.keys.clone() {
+                    (policy.primary, policy.secondary) = (primary, secondary);
+                }
+                Ok(policy.clone())
+            })
+            .await
+            .inspect(|policy| info!(policy = policy.name, "policy replaced"))
     }
 
     pub(crate) async fn renew(&self, name: &str, which: Renew) -> Result<Policy, HubError> {
-        self.change(|policies| {
-            let at = matching(policies, name, &IfMatch::Any)?;
-            let policy = &mut policies[at];
-            match which {
-                Renew::Primary => policy.primary = Key::generate(),
-                Renew::Secondary => policy.secondary = Key::generate(),
-                Renew::Swap => std::mem::swap(&mut policy.primary, &mut policy.secondary),
-            }
-            Ok(policy.clone())
-        })
-        .await
-        .inspect(|policy| info!(policy = policy.name, ?which, "policy key renewed"))
+        self.0
+            .change(|policies| {
+                let at = matching(policies, name, &IfMatch::Any)?;
+                let policy = &mut policies[at];
+                match which {
+                    Renew::Primary => policy.primary = Key::generate(),
+                    Renew::Secondary => policy.secondary = Key::generate(),
+                    Renew::Swap => std::mem::swap(&mut policy.primary, &mut policy.secondary),
+                }
+                Ok(policy.clone())
+            })
+            .await
+            .inspect(|policy| info!(policy = policy.name, ?which, "policy key renewed"))
     }
 
     pub(crate) async fn delete(&self, name: &str, if_match: &IfMatch) -> Result<(), HubError> {
@@ -185,45 +141,14 @@ impl Policies {
                 format!("{OWNER} cannot be deleted: nobody could manage the policies any more"),
             ));
         }
-        self.change(|policies| {
-            policies.remove(matching(policies, name, if_match)?);
-            Ok(())
-        })
-        .await?;
+        self.0
+            .change(|policies| {
+                policies.remove(matching(policies, name, if_match)?);
+                Ok(())
+            })
+            .await?;
         info!(policy = name, "policy deleted");
         Ok(())
-    }
-
-    /// Changes what is stored, and again what was changed in between.
-    async fn change<T>(
-        &self,
-        change: impl Fn(&mut Vec<Policy>) -> Result<T, HubError>,
-    ) -> Result<T, HubError> {
-        loop {
-            let old = self.read().await?;
-            let mut policies = old.policies.clone();
-            let outcome = change(&mut policies)?;
-            let sealed = seal(&self.0.key, &policies);
-            match self.0.store.setting_replace(SETTING, &old.sealed, &sealed).await {
-                Ok(()) => {
-                    self.keep(Snapshot { policies, sealed, read: Instant::now() });
-                    return Ok(outcome);
-                }
-                Err(StoreError::PreconditionFailed) => {}
-                Err(other) => return Err(store_failed(other)),
-            }
-        }
-    }
-}
-
-impl Snapshot {
-    /// Names are compared without letter case, as the service does.
-    pub(crate) fn get(&self, name: &str) -> Option<&Policy> {
-        self.policies.iter().find(|policy| same_name(&policy.name, name))
-    }
-
-    pub(crate) fn all(&self) -> &[Policy] {
-        &self.policies
     }
 }
 
@@ -270,22 +195,18 @@ fn invalid(message: &str) -> HubError {
     HubError::new(ErrorCode::ArgumentInvalid, message)
 }
 
-fn unreadable(error: Unsealable) -> HubError {
-    error!(%error, "the shared access policies cannot be read");
-    HubError::new(ErrorCode::ServerError, "the shared access policies cannot be read")
-}
+impl Content for Vec<Policy> {
+    const NAME: &'static str = "policies";
 
-fn seal(key: &MasterKey, policies: &[Policy]) -> Vec<u8> {
-    let stored: Vec<_> = policies.iter().map(Stored::from).collect();
-    let text = serde_json::to_vec(&stored).expect("strings and numbers are JSON");
-    key.seal(SEALED_FOR, SETTING, &text)
-}
+    fn to_bytes(&self) -> Vec<u8> {
+        let stored: Vec<_> = self.iter().map(Stored::from).collect();
+        serde_json::to_vec(&stored).expect("strings and numbers are JSON")
+    }
 
-fn open(key: &MasterKey, sealed: Vec<u8>) -> Result<Snapshot, Unsealable> {
-    let text = key.open(SEALED_FOR, SETTING, &sealed)?;
-    let stored: Vec<Stored> = serde_json::from_slice(&text).map_err(|_| Unsealable)?;
-    let policies: Option<_> = stored.into_iter().map(Stored::into_policy).collect();
-    Ok(Snapshot { policies: policies.ok_or(Unsealable)?, sealed, read: Instant::now() })
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let stored: Vec<Stored> = serde_json::from_slice(bytes).ok()?;
+        stored.into_iter().map(Stored::into_policy).collect()
+    }
 }
 
 impl From<&Policy> for Stored {

@@ -15,6 +15,11 @@ pub(crate) fn etag() -> String {
     STANDARD.encode(u64::from_be_bytes(bytes()).to_string())
 }
 
+/// 48 hexadecimal digits, as the hub's have.
+pub(crate) fn verification_code() -> String {
+    bytes::<24>().iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
 /// 18 decimal digits, as the hub's have. Random rather than from the clock, which may be set back.
 pub(crate) fn generation_id() -> String {
     const SMALLEST: u64 = 100_000_000_000_000_000;
@@ -30,6 +35,8 @@ mod tests {
         for _ in 0..100 {
             let id = generation_id();
             assert!(id.len() == 18 && id.bytes().all(|b| b.is_ascii_digit()), "{id}");
+            let code = verification_code();
+            assert!(code.len() == 48 && code.bytes().all(|b| b.is_ascii_hexdigit()), "{code}");
             let number = STANDARD.decode(etag()).expect("base64");
             assert!(number.iter().all(u8::is_ascii_digit), "{number:?}");
         }

@@ -11,6 +11,7 @@ use tonic::{Request, Response};
 use tracing::debug;
 
 use crate::access::Access;
+use crate::authorities::Entry;
 use crate::bulk::{Mode, Row};
 use crate::identities::Written;
 use crate::policies::{self, Change, Renew};
@@ -35,7 +36,8 @@ impl v1::registry_server::Registry for Service {
         let request = request.into_inner();
         let decide = async {
             let id = Identity::parse(&request.identity)?;
-            let decision = self.access.authenticate(&id, &request.sas_token).await;
+            let v1::AuthenticateRequest { sas_token, certificates, .. } = request;
+            let decision = self.access.authenticate(&id, &sas_token, certificates).await;
             if let Err(refused) = &decision {
                 debug!(%id, error = %refused, "authentication refused");
             }
@@ -183,17 +185,17 @@ impl v1::registry_server::Registry for Service {
     async fn get_policy(&self, request: Request<v1::GetPolicyRequest>) -> Answer<v1::Policy> {
         let name = request.into_inner().name;
         let get = async {
-            let policies = self.access.policies.snapshot().await?;
-            policies.get(&name).cloned().ok_or_else(|| policies::not_found(&name))
+            self.access.policies.get(&name).await?.ok_or_else(|| policies::not_found(&name))
         };
         answer(get.await.map(|policy| shown(&policy)))
     }
 
     async fn list_policies(&self, _: Request<v1::ListPoliciesRequest>) -> Answer<v1::PolicyList> {
-        let policies = self.access.policies.snapshot().await;
-        answer(policies.map(|policies| v1::PolicyList {
-            policies: policies.all().iter().map(shown).collect(),
-        }))
+        let policies = self.access.policies.all().await;
+        answer(
+            policies
+                .map(|policies| v1::PolicyList { policies: policies.iter().map(shown).collect() }),
+        )
     }
 
     async fn create_policy(&self, request: Request<v1::Policy>) -> Answer<v1::Policy> {
@@ -248,6 +250,60 @@ impl v1::registry_server::Registry for Service {
         let deleted = self.access.policies.delete(&name, &if_match(etag)).await;
         answer(deleted.map(|()| v1::DeletePolicyResponse {}))
     }
+
+    async fn list_authorities(
+        &self,
+        _: Request<v1::ListAuthoritiesRequest>,
+    ) -> Answer<v1::AuthorityList> {
+        let all = self.access.authorities.all().await;
+        answer(
+            all.map(|all| v1::AuthorityList { authorities: all.iter().map(authority).collect() }),
+        )
+    }
+
+    async fn get_authority(
+        &self,
+        request: Request<v1::GetAuthorityRequest>,
+    ) -> Answer<v1::Authority> {
+        let found = self.access.authorities.get(&request.into_inner().name).await;
+        answer(found.map(|entry| authority(&entry)))
+    }
+
+    async fn add_authority(
+        &self,
+        request: Request<v1::AddAuthorityRequest>,
+    ) -> Answer<v1::Authority> {
+        let v1::AddAuthorityRequest { name, pem } = request.into_inner();
+        let added = self.access.authorities.add(&name, &pem).await;
+        answer(added.map(|entry| authority(&entry)))
+    }
+
+    async fn generate_verification_code(
+        &self,
+        request: Request<v1::GenerateVerificationCodeRequest>,
+    ) -> Answer<v1::Authority> {
+        let v1::GenerateVerificationCodeRequest { name, if_match: etag } = request.into_inner();
+        let asked = self.access.authorities.generate_code(&name, &if_match(etag)).await;
+        answer(asked.map(|entry| authority(&entry)))
+    }
+
+    async fn verify_authority(
+        &self,
+        request: Request<v1::VerifyAuthorityRequest>,
+    ) -> Answer<v1::Authority> {
+        let v1::VerifyAuthorityRequest { name, pem, if_match: etag } = request.into_inner();
+        let verified = self.access.authorities.verify(&name, &pem, &if_match(etag)).await;
+        answer(verified.map(|entry| authority(&entry)))
+    }
+
+    async fn delete_authority(
+        &self,
+        request: Request<v1::DeleteAuthorityRequest>,
+    ) -> Answer<v1::DeleteAuthorityResponse> {
+        let v1::DeleteAuthorityRequest { name, if_match: etag } = request.into_inner();
+        let deleted = self.access.authorities.delete(&name, &if_match(etag)).await;
+        answer(deleted.map(|()| v1::DeleteAuthorityResponse {}))
+    }
 }
 
 fn permissions(bits: u32) -> Result<Permissions, HubError> {
@@ -261,6 +317,21 @@ fn shown(policy: &Policy) -> v1::Policy {
         primary_key: policy.primary.to_base64(),
         secondary_key: policy.secondary.to_base64(),
         etag: policies::etag(policy),
+    }
+}
+
+fn authority(entry: &Entry) -> v1::Authority {
+    v1::Authority {
+        name: entry.name.clone(),
+        certificate: entry.authority.der().to_vec(),
+        subject: entry.authority.subject().to_owned(),
+        thumbprint: entry.authority.thumbprint(),
+        expires: entry.authority.expires(),
+        verified: entry.verified,
+        verification_code: entry.code.clone(),
+        created: entry.created,
+        updated: entry.updated,
+        etag: entry.etag(),
     }
 }
 

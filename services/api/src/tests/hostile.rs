@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// Calls that take a body, each with a good one in which every member is told of.
-fn calls() -> [(&'static str, &'static str, Value); 7] {
+fn calls() -> [(&'static str, &'static str, Value); 9] {
     let authentication = json!({
         "type": "sas",
         "symmetricKey": {"primaryKey": "", "secondaryKey": ""},
@@ -44,6 +44,8 @@ fn calls() -> [(&'static str, &'static str, Value); 7] {
         ("POST", "/dunlin/v1/policies", policy.clone()),
         ("PUT", "/dunlin/v1/policies/p", policy),
         ("POST", "/dunlin/v1/policies/p/renew-key", json!({"key": "primary"})),
+        ("PUT", "/dunlin/v1/certificates/c", json!({"certificate": "PEM"})),
+        ("POST", "/dunlin/v1/certificates/c/verify", json!({"certificate": "PEM"})),
     ]
 }
 

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Environment, REFERENCE};
 
+mod ca;
 mod device;
 mod events;
 mod failure;
@@ -107,6 +108,16 @@ Example: a policy that may read the registry, and the connection string a back e
         #[command(subcommand)]
         command: policy::Command,
     },
+    /// Manage the CA certificates that vouch for devices.
+    #[command(after_help = "\
+Example: let every device in that has a certificate of this CA with its id for a common name
+  dunlin ca add -n factory --path ca.pem
+  dunlin ca verify -n factory
+  dunlin device create -d my-device --auth-method x509_ca")]
+    Ca {
+        #[command(subcommand)]
+        command: ca::Command,
+    },
     /// Read what devices send.
     #[command(after_help = "\
 Example: watch one device
@@ -137,6 +148,7 @@ pub fn main() -> ExitCode {
             Command::Twin { command } => twin::run(command).await,
             Command::Method { command } => method::run(command).await,
             Command::Policy { command } => policy::run(command).await,
+            Command::Ca { command } => ca::run(command).await,
             Command::Events { command } => events::run(command).await,
         }
     });

@@ -13,6 +13,7 @@ use reqwest::header::HeaderValue;
 use reqwest::{Certificate, ClientBuilder, Method, RequestBuilder, Response};
 use serde_json::Value;
 
+mod certificates;
 mod events;
 mod twins;
 

@@ -84,3 +84,6 @@ mod websocket;
 mod websocket_frames;
 mod websocket_handshake;
 mod websocket_kit;
+mod x509;
+mod x509_ca;
+mod x509_kit;

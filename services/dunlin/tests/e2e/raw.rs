@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, ConfigBuilder};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -28,17 +30,32 @@ pub struct Raw<S = Box<dyn Carrier>> {
 
 /// TLS for a test client that trusts the hub's CA.
 pub fn connector(ca_pem: &str) -> TlsConnector {
+    TlsConnector::from(Arc::new(trusting(ca_pem).with_no_client_auth()))
+}
+
+/// As `connector`, for one that shows certificates (DER, leaf first) and holds the leaf's key
+/// (PKCS #8).
+pub fn connector_showing(ca_pem: &str, chain: Vec<Vec<u8>>, key: Vec<u8>) -> TlsConnector {
+    let chain = chain.into_iter().map(CertificateDer::from).collect();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key));
+    let provider = rustls::crypto::ring::default_provider();
+    let key = provider.key_provider.load_private_key(key).expect("a key");
+    // `with_client_auth_cert` would look at the certificates, which may be no such thing.
+    let shown =
+        Arc::new(rustls::sign::SingleCertAndKey::from(rustls::sign::CertifiedKey::new(chain, key)));
+    TlsConnector::from(Arc::new(trusting(ca_pem).with_client_cert_resolver(shown)))
+}
+
+fn trusting(ca_pem: &str) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
         roots.add(certificate.expect("a certificate")).expect("a usable certificate");
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("TLS 1.2 and 1.3")
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
 }
 
 /// A TLS connection on which nothing has been said yet.

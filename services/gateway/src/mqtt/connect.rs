@@ -17,8 +17,9 @@ use super::frame::Frames;
 use super::topic::{self, Topic};
 use super::{reason, username};
 use crate::lobby::Waiting;
-use crate::session::{Claimant, DeviceSession};
+use crate::session::{Claimant, Credentials, DeviceSession};
 use crate::table::Address;
+use crate::tls::ClientCertificates;
 use crate::worker::{Reservation, Worker};
 
 /// Reads CONNECT and answers it. `None`: refused or gone, with whatever answer was due.
@@ -57,7 +58,8 @@ pub async fn open<F: Filter>(
         return refuse(io, ConnectAckReason::ServiceUnavailable);
     }
     let reservation = worker.reserve();
-    let session = match authenticate(&connect, worker, reservation.key()).await {
+    let certificates = || io.query::<ClientCertificates>().as_ref().map(|shown| shown.0.clone());
+    let session = match authenticate(&connect, certificates, worker, reservation.key()).await {
         Ok(session) => session,
         Err(error) => {
             // A stranger's words, any secret or any number of lines, are not for the log: the
@@ -90,6 +92,7 @@ pub async fn open<F: Filter>(
 
 async fn authenticate(
     connect: &Connect,
+    certificates: impl FnOnce() -> Option<Vec<Vec<u8>>>,
     worker: &Rc<Worker>,
     key: u64,
 ) -> Result<DeviceSession, HubError> {
@@ -97,11 +100,16 @@ async fn authenticate(
     let name = connect.username.as_ref().ok_or_else(|| refused("CONNECT without a user name"))?;
     let gateway = &worker.gateway;
     let username = username::parse(name, &connect.client_id, &gateway.hostnames)?;
-    let password =
-        connect.password.as_ref().ok_or_else(|| refused("CONNECT without a password"))?;
-    let sas_token = std::str::from_utf8(password)
-        .map_err(|_| refused("the password is not a SAS token"))?
-        .to_owned();
+    // A certificate counts only where there is no token.
+    let password = connect.password.as_deref().filter(|password| !password.is_empty());
+    let credentials = match password {
+        Some(password) => std::str::from_utf8(password)
+            .map(|token| Credentials::SasToken(token.to_owned()))
+            .map_err(|_| refused("the password is not a SAS token"))?,
+        None => certificates().map(Credentials::Certificates).ok_or_else(|| {
+            refused("CONNECT without a password, on a connection without a client certificate")
+        })?,
+    };
     if let Some(will) = &connect.last_will {
         if will.qos == QoS::ExactlyOnce {
             return Err(refused("the hub has no QoS 2, and so no will of QoS 2"));
@@ -114,7 +122,7 @@ async fn authenticate(
     let address = Address { queue: worker.queue.clone(), key };
     let claimant = Claimant {
         identity: username.identity,
-        sas_token,
+        credentials,
         address,
         clean_session: connect.clean_session,
         model_id: username.model_id,

@@ -3,12 +3,16 @@
 
 use std::sync::Arc;
 
+use dunlin_model::limits;
 use dunlin_runtime::Shutdown;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError as Refusal, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    SignatureScheme,
+};
 
 use super::certificate::{CertificateError, Resolver, TlsFiles};
 use super::raw_key;
@@ -49,7 +53,8 @@ impl TlsServer {
 }
 
 /// Takes any client certificate and checks only that the client holds its key: which device it
-/// proves is decided by the registry, by thumbprint or chain.
+/// proves is decided by the registry, by thumbprint or chain. A client with a SAS token may present
+/// one, too, which then counts for nothing.
 #[derive(Debug)]
 struct AnyClientCertificate(Arc<CryptoProvider>);
 
@@ -65,11 +70,17 @@ impl ClientCertVerifier for AnyClientCertificate {
 
     fn verify_client_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
+        // rustls holds them for as long as the connection lives.
+        let all = std::iter::once(leaf).chain(intermediates);
+        if limits::client_certificates_fit(all.map(|one| one.len())) {
+            Ok(ClientCertVerified::assertion())
+        } else {
+            Err(Error::InvalidCertificate(Refusal::ApplicationVerificationFailure))
+        }
     }
 
     fn verify_tls12_signature(

@@ -3,6 +3,7 @@
 //! Nothing is kept while a connection is idle but rustls' own state: records are read in ntex' read
 //! buffer, which goes back to its pool when empty, and written through one scratch per thread.
 
+use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -214,7 +215,21 @@ fn encrypt(
     }
 }
 
+/// What a client has presented in its TLS handshake, DER, leaf first. The hub asks for it by
+/// `query` of a connection once, and keeps no copy beside the one that rustls has.
+pub struct ClientCertificates(pub Vec<Vec<u8>>);
+
 impl FilterLayer for TlsFilter {
+    fn query(&self, id: TypeId) -> Option<Box<dyn Any>> {
+        if id != TypeId::of::<ClientCertificates>() {
+            return None;
+        }
+        let engine = self.engine.borrow();
+        let Engine::Live(connection) = &*engine else { return None };
+        let certificates = connection.peer_certificates()?.iter().map(|one| one.to_vec()).collect();
+        Some(Box::new(ClientCertificates(certificates)))
+    }
+
     fn process_read_buf(&self, buf: &FilterBuf<'_>) -> io::Result<()> {
         let mut engine = self.engine.borrow_mut();
         let Engine::Live(connection) = &mut *engine else {

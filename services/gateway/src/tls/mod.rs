@@ -7,4 +7,4 @@ mod raw_key;
 
 pub use certificate::{CertificateError, TlsFiles};
 pub use config::{ALPN_HTTP, TlsServer};
-pub use filter::{TlsFilter, accept};
+pub use filter::{ClientCertificates, TlsFilter, accept};

@@ -64,8 +64,11 @@ impl Hub {
         id: &str,
         token: &str,
     ) -> Result<v1::AuthenticateResponse, HubError> {
-        let request =
-            v1::AuthenticateRequest { identity: id.to_owned(), sas_token: token.to_owned() };
+        let request = v1::AuthenticateRequest {
+            identity: id.to_owned(),
+            sas_token: token.to_owned(),
+            certificates: Vec::new(),
+        };
         code(self.client.authenticate(request).await)
     }
 

@@ -146,8 +146,11 @@ impl Site {
     /// Registers a device and connects it: the epoch it holds, and what it was authenticated at.
     async fn connected(&mut self, id: &str) -> (Epoch, u64) {
         let made = code(self.client.create_identity(device(id)).await).expect("created");
-        let request =
-            v1::AuthenticateRequest { identity: id.to_owned(), sas_token: own_token(&made) };
+        let request = v1::AuthenticateRequest {
+            identity: id.to_owned(),
+            sas_token: own_token(&made),
+            certificates: Vec::new(),
+        };
         let version = code(self.client.authenticate(request).await).expect("let in").auth_version;
         (self.claim(id, version).await.expect("granted"), version)
     }
