@@ -181,6 +181,7 @@ impl Written {
             device_scope: None,
             parent_scopes: None,
             managed_by: None,
+            twin: None,
         }
     }
 }

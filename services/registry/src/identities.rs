@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dunlin_auth::Key;
 use dunlin_model::device::{SYSTEM_MODULES, is_system_module};
 use dunlin_model::limits::LIST_DEVICES;
+use dunlin_model::twin::{Limits, Update};
 use dunlin_model::{
     Authentication, ConnectionState, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair,
     Session, Status, Twin,
@@ -36,6 +37,8 @@ pub(crate) struct Written {
     pub device_scope: Option<String>,
     pub parent_scopes: Option<Vec<String>>,
     pub managed_by: Option<String>,
+    /// What the twin of a new identity holds. That of one that exists is written elsewhere.
+    pub twin: Option<Update>,
 }
 
 /// A change that is ready to be written: a group of writes, the first of which is the identity's.
@@ -55,6 +58,7 @@ enum After {
 pub(crate) struct Identities {
     pub store: Arc<dyn DeviceStore>,
     pub key: MasterKey,
+    pub twins: Limits,
     pub revocation: Revocation,
 }
 
@@ -72,6 +76,10 @@ impl Identities {
     pub(crate) fn plan_create(&self, written: Written) -> Result<Plan, HubError> {
         refuse_system_module(&written.id)?;
         let Written { id, authentication, .. } = written;
+        let mut twin = Twin::new(unix_millis());
+        if let Some(update) = &written.twin {
+            twin.update(update, unix_millis(), &self.twins)?;
+        }
         let mut new = DeviceIdentity {
             generation_id: random::generation_id(),
             etag: random::etag(),
@@ -95,7 +103,7 @@ impl Identities {
         fill_keys(&mut new.authentication, KeyPair::default());
         let mut group = Vec::with_capacity(if new.iot_edge { 3 } else { 1 });
         let device = new.iot_edge.then(|| new.id.clone());
-        group.push(self.create_with_twin(new));
+        group.push(self.create_with(new, twin));
         if let Some(device) = device {
             for name in SYSTEM_MODULES {
                 group.push(self.system_module(&device, name)?);
@@ -166,6 +174,10 @@ impl Identities {
         let id = written.id;
         if !if_match.matches(&old.etag) {
             return Err(precondition_failed(&id));
+        }
+        if written.twin.is_some() {
+            let why = format!("{id} is registered: its tags and properties go into updateTwin");
+            return Err(HubError::new(ErrorCode::InvalidOperation, why));
         }
         let old_authentication =
             credentials::open(&self.key, &old).map_err(|error| unsealable(&id, error))?;
@@ -308,11 +320,11 @@ impl Identities {
             managed_by: Some(EDGE_MANAGER.to_owned()),
             connection: ConnectionState::default(),
         };
-        Ok(self.create_with_twin(module))
+        Ok(self.create_with(module, Twin::new(unix_millis())))
     }
 
-    fn create_with_twin(&self, new: DeviceIdentity) -> IdentityWrite {
-        IdentityWrite::Create(self.seal(new, first_auth_version()), Twin::new(unix_millis()))
+    fn create_with(&self, new: DeviceIdentity, twin: Twin) -> IdentityWrite {
+        IdentityWrite::Create(self.seal(new, first_auth_version()), twin)
     }
 
     fn seal(&self, identity: DeviceIdentity, auth_version: u64) -> StoredIdentity {

@@ -130,7 +130,7 @@ impl Site {
         let gateway = Arc::new(Gateway { away: gateway_away.into(), ..Gateway::default() });
         let mesh = Mesh::new(mesh::Config::default(), &[Role::Registry], Handle::current());
         let context = Context {
-            config: Config { hostnames: vec![HOST.into()] },
+            config: Config { hostnames: vec![HOST.into()], twins: Limits::default() },
             store: Arc::new(SqliteDeviceStore::new(data.sqlite())),
             links: DeviceLinks::new(mesh.clone(), presence.clone()),
             master_key: MasterKey::new(&[7; 32]),
