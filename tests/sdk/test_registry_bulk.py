@@ -103,6 +103,36 @@ def test_modules_may_be_among_them(service, name):
     assert [one["moduleId"] for one in service.call("modules", device=name)] == ["b"]
 
 
+def twin(service, name):
+    """Tags, and desired properties without what the hub adds to them."""
+    read = service.call("twin", device=name)
+    desired = read["properties"]["desired"]
+    return read["tags"], {key: value for key, value in desired.items() if not key.startswith("$")}
+
+
+def test_devices_are_made_with_their_twins(service, name):
+    desired = {"interval": {"seconds": 30}, "list": [1, 2]}
+    items = devices(name, 2, tags={"room": 1}, properties={"desired": desired})
+    assert_done(service.call("bulk", mode="add", devices=items))
+    for number in range(2):
+        assert twin(service, f"{name}.{number}") == ({"room": 1}, desired)
+    assert_failed(service, "add", devices(f"{name}.bad", 1, tags={"a.b": 1}), [(f"{name}.bad.0", "ArgumentInvalid")])
+
+
+@pytest.mark.parametrize("sdk", ["python"])
+def test_twins_are_updated(service, name):
+    # Node's SDK has no such call.
+    assert_done(service.call("bulk", mode="add", devices=devices(name, 2, tags={"room": 1, "floor": 2})))
+    change = {"tags": {"room": None}, "properties": {"desired": {"x": 1}}}
+    assert_done(service.call("bulk", mode="update_twin", devices=devices(name, 1, **change), force=True))
+    assert twin(service, f"{name}.0") == ({"floor": 2}, {"x": 1})
+    etags = [service.call("twin", device=f"{name}.{number}")["etag"] for number in range(2)]
+    items = [{**one, "twinETag": etags[0]} for one in devices(name, 2, tags={"room": 5})]
+    assert_failed(service, "update_twin", items, [(f"{name}.1", "PreconditionFailed")])
+    assert twin(service, f"{name}.0")[0] == {"floor": 2, "room": 5}
+    assert twin(service, f"{name}.1")[0] == {"floor": 2, "room": 1}
+
+
 @pytest.mark.parametrize("sdk", ["python"])
 def test_more_than_a_hundred_are_refused(service, name):
     # Node's SDK does not even send them.

@@ -63,9 +63,9 @@ impl DeviceLinks {
         Ok(self.presence.revoke(id, auth_version).await?)
     }
 
-    /// Whether anybody holds the identity.
-    pub async fn held(&self, id: &Identity) -> Result<bool, HubError> {
-        Ok(self.presence.holder(id).await?.is_some())
+    /// Who holds the identity.
+    pub async fn holder(&self, id: &Identity) -> Result<Option<Holder>, HubError> {
+        Ok(self.presence.holder(id).await?)
     }
 
     /// Ends one connection and waits until its gateway has let go of it, 1 s at most. `false` if

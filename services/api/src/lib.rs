@@ -92,7 +92,7 @@ fn router(
     methods: MethodsClient<MeshChannel>,
     events: events::Events,
 ) -> Router {
-    let rest = identity::routes(registry.clone())
+    let rest = identity::routes(registry.clone(), twins.clone())
         .merge(twins::routes(registry.clone(), twins))
         .merge(methods::routes(registry.clone(), methods))
         .merge(policies::routes(registry.clone()))

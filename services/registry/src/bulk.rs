@@ -7,7 +7,7 @@ use dunlin_model::{Authentication, ErrorCode, HubError, Identity, KeyPair, limit
 use dunlin_storage::device_store::IfMatch;
 use futures_util::future::join_all;
 
-use crate::identities::{Identities, Plan, Written, refuse_system_module};
+use crate::identities::{Identities, Plan, Written, plan_delete, refuse_system_module};
 use crate::store_failed;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +58,17 @@ impl Identities {
             }
         }
         let written = self.store.identity_write(groups).await.map_err(store_failed)?;
-        let mut stored_rows = Vec::new();
+        let mut done_rows = Vec::new();
         for ((at, row, plan), written) in planned.into_iter().zip(written) {
             match written {
-                Ok(stored) => stored_rows.push((plan, stored)),
+                Ok(done) => done_rows.push((plan, done)),
                 // Alone it is refused again and says why, or succeeds if it had only been
                 // overtaken.
                 Err(_) => results[at] = self.write_one(row).await.err(),
             }
         }
         // At once: a gateway that does not answer must not hold up the others' disconnects.
-        let finishing = stored_rows.into_iter().map(|(plan, stored)| self.written(plan, stored));
+        let finishing = done_rows.into_iter().map(|(plan, done)| self.written(plan, done));
         join_all(finishing).await;
         Ok(results)
     }
@@ -78,7 +78,7 @@ impl Identities {
         let (written, if_match) = (row.written.clone(), row.if_match.clone());
         match row.mode {
             Mode::Create => self.plan_create(written),
-            Mode::Delete => self.plan_delete(&written.id, if_match).await,
+            Mode::Delete => plan_delete(&written.id, if_match),
             Mode::Update => {
                 let old = self.stored(&written.id).await?;
                 self.plan_replace(written, old, &if_match).await
@@ -181,6 +181,7 @@ impl Written {
             device_scope: None,
             parent_scopes: None,
             managed_by: None,
+            twin: None,
         }
     }
 }

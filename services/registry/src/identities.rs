@@ -6,16 +6,18 @@ use std::sync::Arc;
 use dunlin_auth::Key;
 use dunlin_model::device::{SYSTEM_MODULES, is_system_module};
 use dunlin_model::limits::LIST_DEVICES;
+use dunlin_model::twin::{Limits, Update};
 use dunlin_model::{
     Authentication, ConnectionState, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair,
     Session, Status, Twin,
 };
 use dunlin_runtime::clock::unix_millis;
-use dunlin_storage::device_store::{IdentityWrite, IfMatch, StoredIdentity};
+use dunlin_storage::device_store::{Done, IdentityWrite, IfMatch, StoredIdentity};
 use dunlin_storage::{DeviceStore, StoreError};
+use futures_util::future::{join, join_all};
 use tracing::info;
 
-use crate::revocation::{Doomed, Revocation, first_auth_version};
+use crate::revocation::{Revocation, first_auth_version};
 use crate::seal::MasterKey;
 use crate::{credentials, random, store_failed, unsealable, validate};
 
@@ -36,6 +38,8 @@ pub(crate) struct Written {
     pub device_scope: Option<String>,
     pub parent_scopes: Option<Vec<String>>,
     pub managed_by: Option<String>,
+    /// What the twin of a new identity holds. That of one that exists is written elsewhere.
+    pub twin: Option<Update>,
 }
 
 /// A change that is ready to be written: a group of writes, the first of which is the identity's.
@@ -47,14 +51,15 @@ pub(crate) struct Plan {
 /// What is to be done once a plan is written.
 enum After {
     Created,
-    Replaced { old_version: u64, gone: Vec<(Identity, Doomed)> },
-    Deleted(Identity, Doomed),
+    Replaced { old_version: u64 },
+    Deleted(Identity),
 }
 
 #[derive(Clone)]
 pub(crate) struct Identities {
     pub store: Arc<dyn DeviceStore>,
     pub key: MasterKey,
+    pub twins: Limits,
     pub revocation: Revocation,
 }
 
@@ -72,6 +77,10 @@ impl Identities {
     pub(crate) fn plan_create(&self, written: Written) -> Result<Plan, HubError> {
         refuse_system_module(&written.id)?;
         let Written { id, authentication, .. } = written;
+        let mut twin = Twin::new(unix_millis());
+        if let Some(update) = &written.twin {
+            twin.update(update, unix_millis(), &self.twins)?;
+        }
         let mut new = DeviceIdentity {
             generation_id: random::generation_id(),
             etag: random::etag(),
@@ -95,7 +104,7 @@ impl Identities {
         fill_keys(&mut new.authentication, KeyPair::default());
         let mut group = Vec::with_capacity(if new.iot_edge { 3 } else { 1 });
         let device = new.iot_edge.then(|| new.id.clone());
-        group.push(self.create_with_twin(new));
+        group.push(self.create_with(new, twin));
         if let Some(device) = device {
             for name in SYSTEM_MODULES {
                 group.push(self.system_module(&device, name)?);
@@ -167,6 +176,10 @@ impl Identities {
         if !if_match.matches(&old.etag) {
             return Err(precondition_failed(&id));
         }
+        if written.twin.is_some() {
+            let why = format!("{id} is registered: its tags and properties go into updateTwin");
+            return Err(HubError::new(ErrorCode::InvalidOperation, why));
+        }
         let old_authentication =
             credentials::open(&self.key, &old).map_err(|error| unsealable(&id, error))?;
         let status = written.status.unwrap_or(old.status);
@@ -211,7 +224,6 @@ impl Identities {
         }
         // What was read above decided what to write, so nobody may have written in between.
         let mut group = vec![IdentityWrite::Replace(new, IfMatch::Etag(old.etag))];
-        let mut gone = Vec::new();
         if iot_edge != old.iot_edge {
             let present = self.store.module_list(id.as_str()).await.map_err(store_failed)?;
             for name in SYSTEM_MODULES {
@@ -219,21 +231,17 @@ impl Identities {
                 match (iot_edge, found) {
                     (true, None) => group.push(self.system_module(&id, name)?),
                     (false, Some(module)) => {
-                        let module = module.id.clone();
-                        group.push(IdentityWrite::Delete(module.clone(), IfMatch::Any));
-                        let doomed =
-                            self.revocation.before_delete(&module).await.map_err(store_failed)?;
-                        gone.push((module, doomed));
+                        group.push(IdentityWrite::Delete(module.id.clone(), IfMatch::Any));
                     }
                     (true, Some(_)) | (false, None) => {}
                 }
             }
         }
-        Ok(Plan { group, after: After::Replaced { old_version: old.auth_version, gone } })
+        Ok(Plan { group, after: After::Replaced { old_version: old.auth_version } })
     }
 
     pub(crate) async fn delete(&self, id: &Identity, if_match: IfMatch) -> Result<(), HubError> {
-        let plan = self.plan_delete(id, if_match).await?;
+        let plan = plan_delete(id, if_match)?;
         match self.write(plan).await {
             Ok(_) => Ok(()),
             Err(StoreError::NotFound) => Err(self.missing(id).await),
@@ -242,51 +250,40 @@ impl Identities {
         }
     }
 
-    pub(crate) async fn plan_delete(
-        &self,
-        id: &Identity,
-        if_match: IfMatch,
-    ) -> Result<Plan, HubError> {
-        refuse_system_module(id)?;
-        let doomed = self.revocation.before_delete(id).await.map_err(store_failed)?;
-        let group = vec![IdentityWrite::Delete(id.clone(), if_match)];
-        Ok(Plan { group, after: After::Deleted(id.clone(), doomed) })
-    }
-
     /// Returns what is stored of the identity now.
     async fn write(&self, plan: Plan) -> Result<Option<StoredIdentity>, StoreError> {
         let Plan { group, after } = plan;
         let mut written = self.store.identity_write(vec![group]).await?;
-        let stored = written.pop().unwrap_or_else(|| Ok(Vec::new()))?;
-        Ok(self.finish(after, stored).await)
+        let done = written.pop().unwrap_or_else(|| Ok(Vec::new()))?;
+        Ok(self.finish(after, done).await)
     }
 
     /// After several plans were written at once.
-    pub(crate) async fn written(&self, plan: Plan, stored: Vec<Option<StoredIdentity>>) {
-        self.finish(plan.after, stored).await;
+    pub(crate) async fn written(&self, plan: Plan, done: Vec<Done>) {
+        self.finish(plan.after, done).await;
     }
 
-    async fn finish(
-        &self,
-        after: After,
-        stored: Vec<Option<StoredIdentity>>,
-    ) -> Option<StoredIdentity> {
-        let stored = stored.into_iter().next().flatten();
-        match (after, &stored) {
-            (After::Created, Some(new)) => info!(id = %new.id, "identity created"),
-            (After::Replaced { old_version, gone }, Some(new)) => {
-                info!(id = %new.id, "identity replaced");
-                self.revocation.replaced(old_version, new).await;
-                for (module, doomed) in gone {
-                    self.revocation.deleted(&module, doomed).await;
-                }
+    async fn finish(&self, after: After, done: Vec<Done>) -> Option<StoredIdentity> {
+        let (mut stored, mut removed) = (None, Vec::new());
+        for one in done {
+            match one {
+                // The first is the identity's own, those behind it are of system modules.
+                Done::Stored(identity) => drop(stored.get_or_insert(*identity)),
+                Done::Deleted(identities) => removed.push(identities),
             }
-            (After::Deleted(id, doomed), _) => {
-                info!(%id, "identity deleted");
-                self.revocation.deleted(&id, doomed).await;
-            }
-            (After::Created | After::Replaced { .. }, None) => {}
         }
+        let replaced = async {
+            match (after, &stored) {
+                (After::Created, Some(new)) => info!(id = %new.id, "identity created"),
+                (After::Replaced { old_version }, Some(new)) => {
+                    info!(id = %new.id, "identity replaced");
+                    self.revocation.replaced(old_version, new).await;
+                }
+                (After::Deleted(id), _) => info!(%id, "identity deleted"),
+                (After::Created | After::Replaced { .. }, None) => {}
+            }
+        };
+        join(replaced, join_all(removed.iter().map(|gone| self.revocation.deleted(gone)))).await;
         stored
     }
 
@@ -308,11 +305,11 @@ impl Identities {
             managed_by: Some(EDGE_MANAGER.to_owned()),
             connection: ConnectionState::default(),
         };
-        Ok(self.create_with_twin(module))
+        Ok(self.create_with(module, Twin::new(unix_millis())))
     }
 
-    fn create_with_twin(&self, new: DeviceIdentity) -> IdentityWrite {
-        IdentityWrite::Create(self.seal(new, first_auth_version()), Twin::new(unix_millis()))
+    fn create_with(&self, new: DeviceIdentity, twin: Twin) -> IdentityWrite {
+        IdentityWrite::Create(self.seal(new, first_auth_version()), twin)
     }
 
     fn seal(&self, identity: DeviceIdentity, auth_version: u64) -> StoredIdentity {
@@ -367,6 +364,12 @@ impl Identities {
         let id = stored.id.clone();
         credentials::reveal(&self.key, stored).map_err(|error| unsealable(&id, error))
     }
+}
+
+pub(crate) fn plan_delete(id: &Identity, if_match: IfMatch) -> Result<Plan, HubError> {
+    refuse_system_module(id)?;
+    let group = vec![IdentityWrite::Delete(id.clone(), if_match)];
+    Ok(Plan { group, after: After::Deleted(id.clone()) })
 }
 
 /// Gives a SAS identity without keys those, or new ones where there are none.

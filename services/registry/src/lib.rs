@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use dunlin_model::twin::Limits;
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::v1::registry_server::RegistryServer;
 use dunlin_runtime::{Component, DeviceLinks, Role};
@@ -45,6 +46,8 @@ pub mod testing {
 pub struct Config {
     /// All names of this hub: a SAS token may be made out to any of them.
     pub hostnames: Vec<String>,
+    /// What the twin of a new identity may hold.
+    pub twins: Limits,
 }
 
 /// What the registry needs of its surroundings.
@@ -70,7 +73,8 @@ pub async fn build(context: Context) -> Result<Component, BuildError> {
     let policies = policies::Policies::load(store.clone(), master_key.clone()).await?;
     let authorities = authorities::Authorities::load(store.clone(), master_key.clone()).await?;
     let revocation = revocation::Revocation { store: store.clone(), links };
-    let identities = identities::Identities { store, key: master_key, revocation };
+    let identities =
+        identities::Identities { store, key: master_key, twins: config.twins, revocation };
     let access = access::Access { hostnames: config.hostnames, policies, authorities, identities };
     let server = RegistryServer::new(service::Service { access });
     // As tonic's `Routes` does it, without a fallback: routers of several roles are merged. Each

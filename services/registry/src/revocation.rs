@@ -7,7 +7,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use dunlin_model::{ErrorCode, HubError, Identity, Status};
 use dunlin_runtime::{DeviceLinks, clock};
-use dunlin_storage::device_store::StoredIdentity;
+use dunlin_storage::device_store::{Removed, StoredIdentity};
 use dunlin_storage::presence::Holder;
 use dunlin_storage::{DeviceStore, StoreError};
 use futures_util::future::join_all;
@@ -95,31 +95,19 @@ impl Revocation {
         Ok(concerned)
     }
 
-    /// What will be gone with an identity: it, its modules, and the version its modules add to.
-    ///
-    /// An error is the deletion's: without this its connections could not be ended.
-    pub(crate) async fn before_delete(&self, id: &Identity) -> Result<Doomed, StoreError> {
-        let device = self.store.identity_get(&device_of(id)).await?;
-        Ok(Doomed {
-            device_version: device.map_or(0, |device| device.auth_version),
-            modules: match id.module_id() {
-                None => self.store.module_list(id.device_id()).await?,
-                Some(_) => Vec::new(),
-            },
-        })
-    }
-
-    /// After an identity was deleted.
-    pub(crate) async fn deleted(&self, id: &Identity, doomed: Doomed) {
-        // The clock may have gone back since the identity was made.
-        let now = first_auth_version().max(doomed.device_version + 1);
-        let of_module = doomed.device_version + now;
-        let own = if id.module_id().is_some() { of_module } else { now };
-        let reason = ErrorCode::DeviceNotFound;
-        let modules = doomed.modules.iter();
-        let mut concerned = vec![Revoked::new(id, own, reason)];
-        concerned.extend(modules.map(|module| Revoked::new(&module.id, of_module, reason)));
-        self.all(concerned).await;
+    /// After identities were deleted. Each marker is above what its connection was authenticated at.
+    pub(crate) async fn deleted(&self, removed: &Removed) {
+        let now = first_auth_version();
+        let concerned = removed.identities.iter().map(|gone| {
+            // The clock may have gone back since the identity was made.
+            let own = now.max(gone.auth_version + 1);
+            let version = match gone.id.module_id() {
+                Some(_) => removed.device_version + own,
+                None => own,
+            };
+            Revoked::new(&gone.id, version, ErrorCode::DeviceNotFound)
+        });
+        self.all(concerned.collect()).await;
     }
 
     /// At once: a gateway that does not answer must not hold up the others' disconnects.
@@ -158,13 +146,14 @@ impl Revoked {
         self.disconnect(links).await
     }
 
-    /// Goes on where the last attempt failed. A holder that presence knows no more is gone.
+    /// Goes on where the last attempt failed. A holder that presence knows no more is gone; who holds
+    /// the identity in its place has claimed it after the change.
     async fn again(&mut self, links: &DeviceLinks) -> Result<(), HubError> {
         if self.holder.is_none() {
             return self.attempt(links).await;
         }
         let Err(error) = self.disconnect(links).await else { return Ok(()) };
-        if links.held(&self.id).await? { Err(error) } else { Ok(()) }
+        if links.holder(&self.id).await? == self.holder { Err(error) } else { Ok(()) }
     }
 
     async fn disconnect(&self, links: &DeviceLinks) -> Result<(), HubError> {
@@ -173,12 +162,6 @@ impl Revoked {
             None => Ok(()),
         }
     }
-}
-
-/// See [`Revocation::before_delete`].
-pub(crate) struct Doomed {
-    device_version: u64,
-    modules: Vec<StoredIdentity>,
 }
 
 fn device_of(id: &Identity) -> Identity {

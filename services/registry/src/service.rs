@@ -1,6 +1,7 @@
 //! The gRPC face of the registry.
 
 use dunlin_auth::{Key, Permissions, Policy};
+use dunlin_model::twin::{Limits, Update};
 use dunlin_model::{
     Authentication, DeviceIdentity, ErrorCode, HubError, Identity, KeyPair, Status,
 };
@@ -146,7 +147,8 @@ impl v1::registry_server::Registry for Service {
         &self,
         request: Request<v1::WriteIdentitiesRequest>,
     ) -> Answer<v1::WriteIdentitiesResponse> {
-        let rows = request.into_inner().rows.into_iter().map(row).collect();
+        let limits = &self.access.identities.twins;
+        let rows = request.into_inner().rows.into_iter().map(|wire| row(wire, limits)).collect();
         let results = self.access.identities.write_rows(rows).await;
         answer(results.map(|results| v1::WriteIdentitiesResponse {
             results: results.into_iter().map(Into::into).collect(),
@@ -346,7 +348,7 @@ fn keys(wire: &v1::Policy) -> Result<Option<[Key; 2]>, HubError> {
     }
 }
 
-fn row(wire: v1::IdentityRow) -> Result<Row, HubError> {
+fn row(wire: v1::IdentityRow, limits: &Limits) -> Result<Row, HubError> {
     let mode = match wire.mode() {
         v1::RowMode::Create => Mode::Create,
         v1::RowMode::Update => Mode::Update,
@@ -355,7 +357,12 @@ fn row(wire: v1::IdentityRow) -> Result<Row, HubError> {
         v1::RowMode::Unspecified => return Err(invalid("the mode of a row is missing")),
     };
     let identity = wire.identity.ok_or_else(|| invalid("the identity of a row is missing"))?;
-    Ok(Row { written: written(identity)?, mode, if_match: if_match(wire.if_match) })
+    let [tags, desired] =
+        [&wire.tags, &wire.desired].map(|text| text.as_deref().map(str::as_bytes));
+    let twin = Update::read(None, false, tags, desired, limits)?;
+    let twin = Some(twin).filter(|twin| !twin.is_empty());
+    let written = Written { twin, ..written(identity)? };
+    Ok(Row { written, mode, if_match: if_match(wire.if_match) })
 }
 
 fn regenerated(result: Result<KeyPair, HubError>) -> v1::RegeneratedKeys {
@@ -382,6 +389,7 @@ fn written(wire: v1::Identity) -> Result<Written, HubError> {
         device_scope: wire.device_scope,
         parent_scopes: wire.parent_scopes.map(|list| list.scopes),
         managed_by: wire.managed_by,
+        twin: None,
     })
 }
 

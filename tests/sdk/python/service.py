@@ -8,6 +8,7 @@ from azure.iot.hub.models import (
     AuthenticationMechanism,
     CloudToDeviceMethod,
     ExportImportDevice,
+    PropertyContainer,
     SymmetricKey,
     Twin,
     TwinProperties,
@@ -15,7 +16,7 @@ from azure.iot.hub.models import (
 )
 
 MODES = {"add": ("create", "create"), "update": ("updateIfMatchETag", "update"),
-         "remove": ("deleteIfMatchETag", "delete")}
+         "remove": ("deleteIfMatchETag", "delete"), "update_twin": ("updateTwinIfMatchETag", "updateTwin")}
 
 
 def keys(identity):
@@ -146,7 +147,8 @@ class Service:
         return ExportImportDevice(
             id=identity["deviceId"], module_id=identity.get("moduleId"), e_tag=identity.get("etag"), import_mode=mode,
             status=identity.get("status", "enabled"), status_reason=identity.get("statusReason"),
-            authentication=authentication)
+            authentication=authentication, tags=identity.get("tags"), twin_etag=identity.get("twinETag"),
+            properties=PropertyContainer(**identity["properties"]) if "properties" in identity else None)
 
 
 def main():

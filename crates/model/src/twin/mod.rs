@@ -123,6 +123,11 @@ impl Update {
         })
     }
 
+    /// Whether it changes nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.tags.is_none() && self.desired.is_none()
+    }
+
     /// Whether desired properties will have a new version, of which the device is told.
     pub fn changes_desired(&self) -> bool {
         self.desired.is_some()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dunlin_model::{ConnectionState, Identity, KeyPair, Session, Status};
 use tokio::task::JoinSet;
 
-use super::{DeviceStore, IfMatch, StoredIdentity};
+use super::{DeviceStore, Done, IdentityWrite, IfMatch, Removed, StoredIdentity};
 
 mod connections;
 mod groups;
@@ -285,6 +285,23 @@ pub async fn delete_takes_the_modules_along(store: Store) {
     assert_eq!(get(&store, "e/a").await, Some(sample("e/a")));
     create(&store, "d").await;
     assert_eq!(get(&store, "d/b").await, None, "nothing comes back with the id");
+}
+
+pub async fn delete_tells_what_it_removed(store: Store) {
+    let mut device = sample("d");
+    device.auth_version = 40;
+    store.identity_create(device.clone()).await.expect("create");
+    for joined in ["d/b", "d/a", "d/c", "e"] {
+        create(&store, joined).await;
+    }
+    for (joined, gone) in
+        [("d/b", vec![sample("d/b")]), ("d", vec![device.clone(), sample("d/a"), sample("d/c")])]
+    {
+        let group = vec![IdentityWrite::Delete(id(joined), IfMatch::Any)];
+        let written = store.identity_write(vec![group]).await.expect("written").remove(0);
+        let removed = Removed { device_version: 40, identities: gone };
+        assert_eq!(written.expect("deleted"), [Done::Deleted(removed)], "{joined}");
+    }
 }
 
 pub async fn delete_looks_for_the_id_before_the_etag(store: Store) {

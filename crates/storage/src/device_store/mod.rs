@@ -76,8 +76,25 @@ pub enum IdentityWrite {
     Delete(Identity, IfMatch),
 }
 
-/// What became of a group of writes: of each, what is stored now (`None`: deleted).
-pub type Written = Result<Vec<Option<StoredIdentity>>, StoreError>;
+/// What a write did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// The identity as it is stored now.
+    Stored(Box<StoredIdentity>),
+    Deleted(Removed),
+}
+
+/// What a delete has removed, so that nobody has to look for it at another moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The auth version of the device, be it removed or a module of it.
+    pub device_version: u64,
+    /// The identity, then the modules that went with it, ordered by id.
+    pub identities: Vec<StoredIdentity>,
+}
+
+/// What became of a group of writes: of each, what it did.
+pub type Written = Result<Vec<Done>, StoreError>;
 
 /// What a gateway tells of connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,8 +195,10 @@ impl dyn DeviceStore {
         new: StoredIdentity,
         if_match: IfMatch,
     ) -> Result<StoredIdentity, StoreError> {
-        let stored = self.write_one(IdentityWrite::Replace(new, if_match)).await?;
-        stored.ok_or_else(incomplete)
+        match self.write_one(IdentityWrite::Replace(new, if_match)).await? {
+            Done::Stored(stored) => Ok(*stored),
+            Done::Deleted(_) => Err(incomplete()),
+        }
     }
 
     pub async fn identity_delete(
@@ -190,7 +209,7 @@ impl dyn DeviceStore {
         self.write_one(IdentityWrite::Delete(id.clone(), if_match)).await.map(drop)
     }
 
-    async fn write_one(&self, write: IdentityWrite) -> Result<Option<StoredIdentity>, StoreError> {
+    async fn write_one(&self, write: IdentityWrite) -> Result<Done, StoreError> {
         let mut groups = self.identity_write(vec![vec![write]]).await?;
         groups.pop().ok_or_else(incomplete)??.pop().ok_or_else(incomplete)
     }

@@ -34,6 +34,7 @@ conforms!(
     of_concurrent_replaces_under_an_etag_one_wins,
     concurrent_replaces_each_raise_the_version,
     delete_takes_the_modules_along,
+    delete_tells_what_it_removed,
     delete_looks_for_the_id_before_the_etag,
     a_module_never_outlives_its_device,
     a_refused_group_changes_nothing_for_the_others,

@@ -1,22 +1,27 @@
 //! `POST /devices` and `POST /devices/keys/regenerate`: many identities in one call, an outcome each.
 
+use std::collections::HashSet;
+
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use dunlin_model::{ErrorCode, HubError, Identity, limits};
+use dunlin_proto::status::from_status;
 use dunlin_proto::v1;
 use dunlin_proto::v1::registry_client::RegistryClient;
+use dunlin_proto::v1::twins_client::TwinsClient;
 use dunlin_runtime::MeshChannel;
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::json::Body;
 use crate::body::{object, objects};
 use crate::error::{ApiError, JSON};
-use crate::etag;
+use crate::{etag, twins};
 
 type Registry = RegistryClient<MeshChannel>;
 
-/// A row as `ExportImportDevice` has it; its other fields are those of a device.
+/// A row as `ExportImportDevice` has it; its other fields are those of a device. What it says of a
+/// twin is read beside it, as it was written.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
@@ -26,27 +31,40 @@ struct Row {
     /// `eTag`; some clients write `etag`.
     e_tag: Option<String>,
     etag: Option<String>,
+    #[serde(rename = "twinETag")]
+    twin_etag: Option<String>,
     import_mode: Option<String>,
-    tags: Option<Value>,
-    properties: Option<Value>,
     #[serde(flatten)]
     body: Body,
 }
 
-/// The modes that write twins, which the hub does not keep yet.
-const TWIN_MODES: [&str; 2] = ["updateTwin", "updateTwinIfMatchETag"];
+/// What a mode writes.
+#[derive(Clone, Copy)]
+enum Writes {
+    Identity(v1::RowMode),
+    Twin,
+}
 
-/// The modes that write identities, and whether they depend on the row's ETag. A row without one
-/// creates or updates, as an import does.
-const MODES: [(&str, v1::RowMode, bool); 7] = [
-    ("createOrUpdate", v1::RowMode::CreateOrUpdate, false),
-    ("create", v1::RowMode::Create, false),
-    ("update", v1::RowMode::Update, false),
-    ("updateIfMatchETag", v1::RowMode::Update, true),
-    ("delete", v1::RowMode::Delete, false),
-    ("deleteIfMatchETag", v1::RowMode::Delete, true),
-    ("createOrUpdateIfMatchETag", v1::RowMode::CreateOrUpdate, true),
+/// The modes, and whether they depend on the row's ETag. A row without one creates or updates, as
+/// an import does.
+const MODES: [(&str, Writes, bool); 9] = [
+    ("createOrUpdate", Writes::Identity(v1::RowMode::CreateOrUpdate), false),
+    ("create", Writes::Identity(v1::RowMode::Create), false),
+    ("update", Writes::Identity(v1::RowMode::Update), false),
+    ("updateIfMatchETag", Writes::Identity(v1::RowMode::Update), true),
+    ("delete", Writes::Identity(v1::RowMode::Delete), false),
+    ("deleteIfMatchETag", Writes::Identity(v1::RowMode::Delete), true),
+    ("createOrUpdateIfMatchETag", Writes::Identity(v1::RowMode::CreateOrUpdate), true),
+    ("updateTwin", Writes::Twin, false),
+    ("updateTwinIfMatchETag", Writes::Twin, true),
 ];
+
+/// What a row asks of another role.
+#[derive(Debug)]
+enum Asked {
+    Identity(v1::IdentityRow),
+    Twin(v1::UpdateTwinRequest),
+}
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -79,76 +97,90 @@ impl Row {
     /// The mode in the words of the documentation, if it is one.
     fn operation(&self) -> String {
         let mode = self.import_mode.as_deref().unwrap_or(MODES[0].0);
-        let known = MODES.iter().map(|(name, ..)| *name).chain(TWIN_MODES);
+        let known = MODES.iter().map(|(name, ..)| *name);
         known.into_iter().find(|name| name.eq_ignore_ascii_case(mode)).unwrap_or(mode).to_owned()
     }
 
-    fn into_wire(self) -> Result<v1::IdentityRow, ApiError> {
+    fn into_wire(self, (tags, desired): twins::Parts) -> Result<Asked, ApiError> {
         let operation = self.operation();
         let refused = |code, message: String| Err(ApiError::new(code, message));
-        if TWIN_MODES.contains(&operation.as_str()) {
-            return refused(
-                ErrorCode::InvalidOperation,
-                format!("{operation}: this hub does not keep twins yet"),
-            );
-        }
         let mode = MODES.iter().find(|(name, ..)| *name == operation);
-        let Some((_, mode, conditional)) = mode else {
+        let Some((_, writes, conditional)) = mode else {
             return refused(ErrorCode::ArgumentInvalid, format!("no importMode {operation:?}"));
         };
-        if *mode != v1::RowMode::Delete && (says(&self.tags) || says(&self.properties)) {
-            return refused(
-                ErrorCode::InvalidOperation,
-                "tags and properties: this hub does not keep twins yet".to_owned(),
-            );
+        if self.id.is_some() && self.device_id.is_some() && self.id != self.device_id {
+            let message = "id and deviceId are not the same".to_owned();
+            return refused(ErrorCode::ArgumentInvalid, message);
         }
         let (device, module) = (self.device(), self.module());
         // Checked here, so that a bad id is the row's error whatever else is wrong with it.
-        match &module {
+        let id = match &module {
             Some(module) => Identity::module(&device, module)?,
             None => Identity::device(&device)?,
         };
-        let etag = self.e_tag.or(self.etag).map(|etag| etag::bare(&etag).to_owned());
-        let etag = etag.filter(|etag| !etag.is_empty());
+        let (which, etag) = match writes {
+            Writes::Identity(_) => ("eTag", self.e_tag.or(self.etag)),
+            Writes::Twin => ("twinETag", self.twin_etag),
+        };
+        let etag = etag.map(|etag| etag::bare(&etag).to_owned()).filter(|etag| !etag.is_empty());
         let if_match = match (conditional, etag) {
             (false, _) => None,
             (true, Some(etag)) => Some(etag).filter(|etag| etag != "*"),
             (true, None) => {
-                return refused(ErrorCode::ArgumentNull, format!("{operation} needs an eTag"));
+                return refused(ErrorCode::ArgumentNull, format!("{operation} needs {which}"));
             }
         };
-        let body = if *mode == v1::RowMode::Delete { Body::default() } else { self.body };
-        let identity = body.without_ids().into_wire(&device, module.as_deref())?;
-        Ok(v1::IdentityRow { identity: Some(identity), mode: (*mode).into(), if_match })
-    }
-}
-
-/// Whether a part of a twin holds anything: clients send empty ones along.
-fn says(part: &Option<Value>) -> bool {
-    fn holds(value: &Value) -> bool {
-        match value {
-            Value::Null => false,
-            Value::Object(fields) => {
-                fields.iter().any(|(name, value)| !name.starts_with('$') && holds(value))
+        let (mode, body, tags, desired) = match writes {
+            Writes::Twin => {
+                let id = id.as_str().to_owned();
+                let replace = false;
+                return Ok(Asked::Twin(v1::UpdateTwinRequest {
+                    id,
+                    if_match,
+                    replace,
+                    tags,
+                    desired,
+                }));
             }
-            _ => true,
-        }
+            Writes::Identity(mode @ v1::RowMode::Delete) => (*mode, Body::default(), None, None),
+            Writes::Identity(mode) => (*mode, self.body, tags, desired),
+        };
+        let identity = Some(body.without_ids().into_wire(&device, module.as_deref())?);
+        Ok(Asked::Identity(v1::IdentityRow {
+            identity,
+            mode: mode.into(),
+            if_match,
+            tags,
+            desired,
+        }))
     }
-    part.as_ref().is_some_and(holds)
 }
 
-/// Reads the body of a bulk call as `write` does: how many of its rows the registry would get.
-pub(crate) fn reads_rows(body: &[u8]) -> Option<usize> {
-    let rows: Vec<Row> = objects(body).ok()?;
-    Some(rows.into_iter().filter_map(|row| row.into_wire().ok()).count())
-}
-
-pub(super) async fn write(mut registry: Registry, body: &[u8]) -> Result<Response, ApiError> {
+/// The rows of a body, each with what it says of a twin.
+fn read(body: &[u8]) -> Result<Vec<(Row, twins::Parts)>, serde_json::Error> {
     let rows: Vec<Row> = objects(body)?;
+    let twins: Vec<twins::Body> = serde_json::from_slice(body)?;
+    rows.into_iter().zip(twins).map(|(row, twin)| Ok((row, twin.into_parts()?))).collect()
+}
+
+/// Reads the body of a bulk call as `write` does: how many of its rows are not refused by it.
+pub(crate) fn reads_rows(body: &[u8]) -> Option<usize> {
+    let rows = read(body).ok()?;
+    Some(rows.into_iter().filter_map(|(row, twin)| row.into_wire(twin).ok()).count())
+}
+
+/// Identities first, in one transaction; then twins, each by itself.
+pub(super) async fn write(
+    mut registry: Registry,
+    twins: &TwinsClient<MeshChannel>,
+    body: &[u8],
+) -> Result<Response, ApiError> {
+    let rows = read(body)?;
     check_count(rows.len())?;
     let mut errors = Vec::new();
-    let (mut asked, mut wire) = (Vec::new(), Vec::new());
-    for (at, row) in rows.into_iter().enumerate() {
+    let (mut asked, mut wire, mut updates) = (Vec::new(), Vec::new(), Vec::new());
+    let mut named = HashSet::new();
+    for (at, (row, twin)) in rows.into_iter().enumerate() {
         let (device_id, module_id) = (row.device(), row.module());
         let operation = row.operation();
         let error = |error: HubError| RowError {
@@ -158,10 +190,18 @@ pub(super) async fn write(mut registry: Registry, body: &[u8]) -> Result<Respons
             error_status: error.message,
             operation,
         };
-        match row.into_wire() {
-            Ok(row) => {
+        match row.into_wire(twin) {
+            Ok(Asked::Identity(row)) => {
                 asked.push((at, error));
                 wire.push(row);
+            }
+            Ok(Asked::Twin(update)) if named.insert(update.id.clone()) => {
+                updates.push((at, error, update));
+            }
+            Ok(Asked::Twin(update)) => {
+                let why = format!("the twin of {} is in this call more than once", update.id);
+                let again = HubError::new(ErrorCode::DeviceDefinedMultipleTimes, why);
+                errors.push((at, error(again)));
             }
             Err(ApiError(refused)) => errors.push((at, error(refused))),
         }
@@ -172,6 +212,14 @@ pub(super) async fn write(mut registry: Registry, body: &[u8]) -> Result<Respons
             errors.push((at, error(refused)));
         }
     }
+    let updating = updates.into_iter().map(|(at, error, update)| {
+        let mut twins = twins.clone();
+        async move {
+            let refused = twins.update_twin(update).await.err()?;
+            Some((at, error(from_status(&refused))))
+        }
+    });
+    errors.extend(join_all(updating).await.into_iter().flatten());
     errors.sort_by_key(|(at, _)| *at);
     let errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
     let status = if errors.is_empty() { StatusCode::OK } else { StatusCode::BAD_REQUEST };
@@ -285,7 +333,7 @@ fn check_count(rows: usize) -> Result<(), ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -297,9 +345,13 @@ mod tests {
             want: Result<(v1::RowMode, Option<&str>), ErrorCode>,
             operation: &str,
         ) {
-            let row: Row = serde_json::from_value(row).expect("a row");
+            let rows = read(json!([row]).to_string().as_bytes()).expect("a row");
+            let (row, twin) = rows.into_iter().next().expect("a row");
             assert_eq!(row.operation(), operation);
-            let got = row.into_wire().map(|row| (row.mode(), row.if_match));
+            let got = row.into_wire(twin).map(|asked| match asked {
+                Asked::Identity(row) => (row.mode(), row.if_match),
+                Asked::Twin(update) => (v1::RowMode::Unspecified, update.if_match),
+            });
             let got = got.map_err(|error| error.0.code);
             assert_eq!(got, want.map(|(mode, etag)| (mode, etag.map(str::to_owned))));
         }
@@ -329,9 +381,25 @@ mod tests {
         );
         check(json!({"id": "d", "importMode": "fly"}), Err(ErrorCode::ArgumentInvalid), "fly");
         check(
-            json!({"id": "d", "importMode": "UpdateTwin"}),
-            Err(ErrorCode::InvalidOperation),
+            json!({"id": "d", "importMode": "UpdateTwin", "eTag": "x", "twinETag": "y"}),
+            Ok((M::Unspecified, None)),
             "updateTwin",
+        );
+        check(
+            json!({"id": "d", "importMode": "UpdateTwinIfMatchETag", "twinETag": "\"y\""}),
+            Ok((M::Unspecified, Some("y"))),
+            "updateTwinIfMatchETag",
+        );
+        check(
+            json!({"id": "d", "importMode": "updateTwinIfMatchETag", "eTag": "x"}),
+            Err(ErrorCode::ArgumentNull),
+            "updateTwinIfMatchETag",
+        );
+        check(json!({"id": "d", "deviceId": "d"}), Ok((M::CreateOrUpdate, None)), "createOrUpdate");
+        check(
+            json!({"id": "d", "deviceId": "e"}),
+            Err(ErrorCode::ArgumentInvalid),
+            "createOrUpdate",
         );
         check(json!({"importMode": "create"}), Err(ErrorCode::ArgumentInvalid), "create");
         check(
@@ -339,16 +407,27 @@ mod tests {
             Err(ErrorCode::ArgumentInvalid),
             "create",
         );
-        for twin in [json!({"tags": {"a": 1}}), json!({"properties": {"desired": {"x": [0]}}})] {
-            let mut row = json!({"id": "d", "importMode": "create"});
-            row.as_object_mut().expect("a row").extend(twin.as_object().expect("a twin").clone());
-            check(row, Err(ErrorCode::InvalidOperation), "create");
+    }
+
+    #[test]
+    fn twins_are_handed_on_as_they_were_written() {
+        let said = r#"[{"id":"d","importMode":"MODE","tags":{"a": 1.0e0, "a": 2},
+            "properties":{"desired": {"x": [0]}, "reported": {"y": 1}}}]"#;
+        for (mode, whole) in [("create", true), ("updateTwin", true), ("delete", false)] {
+            let rows = read(said.replace("MODE", mode).as_bytes()).expect("a row");
+            let (row, twin) = rows.into_iter().next().expect("a row");
+            let (tags, desired) = match row.into_wire(twin).expect("taken") {
+                Asked::Identity(row) => (row.tags, row.desired),
+                Asked::Twin(update) => (update.tags, update.desired),
+            };
+            let want = whole.then_some((r#"{"a": 1.0e0, "a": 2}"#, r#"{"x": [0]}"#));
+            assert_eq!(tags.as_deref().zip(desired.as_deref()), want, "{mode}");
         }
-        let empty = json!({"desired": {"$version": 1, "$metadata": {}}, "reported": {}});
-        check(
-            json!({"id": "d", "importMode": "create", "tags": {}, "properties": empty}),
-            Ok((M::Create, None)),
-            "create",
-        );
+        for bad in [r#"[{"properties":[]}]"#, r#"[{"tags":1,"tags":2}]"#, r#"[{"properties":1}]"#] {
+            assert!(read(bad.as_bytes()).is_err(), "{bad}");
+        }
+        let empty = r#"[{"id":"d","tags":null,"properties":{"desired":null}}]"#;
+        let rows = read(empty.as_bytes()).expect("a row");
+        assert_eq!(rows.into_iter().next().expect("a row").1, (None, None));
     }
 }

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use dunlin_model::{DeviceIdentity, ErrorCode, HubError, Identity};
 use dunlin_proto::v1;
 use dunlin_proto::v1::registry_client::RegistryClient;
+use dunlin_proto::v1::twins_client::TwinsClient;
 use dunlin_runtime::MeshChannel;
 use serde::Serialize;
 
@@ -26,12 +27,18 @@ type Answer = Result<Response, ApiError>;
 type Device = Result<Path<String>, PathRejection>;
 type Module = Result<Path<(String, String)>, PathRejection>;
 
-pub(crate) fn routes(registry: RegistryClient<MeshChannel>) -> Routes {
+pub(crate) fn routes(
+    registry: RegistryClient<MeshChannel>,
+    twins: TwinsClient<MeshChannel>,
+) -> Routes {
     const MODULE: &str = "/devices/{id}/modules/{module}";
+    let write_devices = async move |State(registry): Registry,
+                                    body: Result<Bytes, BytesRejection>|
+                -> Answer { bulk::write(registry, &twins, &body?).await };
     Routes::new(registry.clone())
         .on(Method::GET, "/devices", list_devices)
         .on(Method::GET, "/devices/", list_devices)
-        .on(Method::POST, "/devices", write_devices)
+        .on(Method::POST, "/devices", write_devices.clone())
         .on(Method::POST, "/devices/", write_devices)
         .on(Method::POST, "/devices/keys/regenerate", regenerate_keys)
         .on(Method::GET, "/statistics/devices", device_statistics)
@@ -56,10 +63,6 @@ async fn list_devices(State(mut registry): Registry, uri: Uri, headers: HeaderMa
         response.headers_mut().insert(page::CONTINUATION, next);
     }
     Ok(response)
-}
-
-async fn write_devices(State(registry): Registry, body: Result<Bytes, BytesRejection>) -> Answer {
-    bulk::write(registry, &body?).await
 }
 
 async fn regenerate_keys(State(registry): Registry, body: Result<Bytes, BytesRejection>) -> Answer {

@@ -14,12 +14,15 @@ use crate::identity::{Capabilities, X509Thumbprint, time};
 /// What clients write. They send whatever they once read, so everything else passes unread: the
 /// reported properties too, which are the device's own.
 #[derive(Debug, Deserialize)]
-pub(super) struct Body<'a> {
+pub(crate) struct Body<'a> {
     #[serde(borrow)]
     tags: Option<&'a RawValue>,
     #[serde(borrow)]
     properties: Option<&'a RawValue>,
 }
+
+/// Tags and desired properties.
+pub(crate) type Parts = (Option<String>, Option<String>);
 
 #[derive(Debug, Deserialize)]
 struct Written<'a> {
@@ -29,7 +32,7 @@ struct Written<'a> {
 
 impl Body<'_> {
     /// Tags and desired properties, where they are given. `null` counts as left out.
-    pub(super) fn into_parts(self) -> Result<(Option<String>, Option<String>), Error> {
+    pub(crate) fn into_parts(self) -> Result<Parts, Error> {
         let desired = match self.properties {
             Some(properties) => members::<Written>(properties.get().as_bytes())?.desired,
             None => None,

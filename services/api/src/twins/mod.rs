@@ -20,7 +20,8 @@ use crate::routes::Routes;
 
 mod json;
 
-use json::{Body, Shown};
+use json::Shown;
+pub(crate) use json::{Body, Parts};
 
 type Twins = State<TwinsClient<MeshChannel>>;
 type Answer = Result<Response, ApiError>;

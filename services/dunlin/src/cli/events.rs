@@ -49,7 +49,7 @@ pub(super) struct MonitorArgs {
         conflicts_with_all = ["from", "from_start", "group"]
     )]
     from_offset: Vec<(u32, u64)>,
-    /// End after so many seconds without an event.
+    /// End after so many seconds in which nothing was printed.
     #[arg(long, short = 't', value_name = "SECONDS")]
     timeout: Option<u64>,
     /// Print each event as one line of JSON.

@@ -149,15 +149,21 @@ impl<'a> Monitor<'a> {
             };
             let events = iter::once(event).chain(iter::from_fn(|| stream.buffered()));
             let wanted = events.filter(|event| self.place.wants(event));
-            print(wanted.map(|event| show(&event)).collect()).await?;
-            *heard = Instant::now();
+            let lines: Vec<_> = wanted.map(|event| show(&event)).collect();
+            if !lines.is_empty() {
+                print(lines).await?;
+                *heard = Instant::now();
+            } else if end.is_some_and(|end| end <= Instant::now()) {
+                // Others' events come all the time.
+                return Ok(None);
+            }
             if self.place.group.is_some() {
-                self.due.get_or_insert(*heard + COMMIT);
+                self.due.get_or_insert_with(|| Instant::now() + COMMIT);
             }
         }
     }
 
-    /// When nothing was heard for too long.
+    /// When nothing was printed for too long.
     fn deadline(&self, heard: Instant) -> Option<Instant> {
         heard.checked_add(self.idle?)
     }

@@ -88,7 +88,10 @@ impl Hub {
             components.push(match role {
                 Role::Registry => {
                     let registry = dunlin_registry::Context {
-                        config: dunlin_registry::Config { hostnames: config.names() },
+                        config: dunlin_registry::Config {
+                            hostnames: config.names(),
+                            twins: config.twins.clone(),
+                        },
                         store: stores.devices.clone(),
                         links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
                         master_key: master_key.clone(),

@@ -244,6 +244,29 @@ fn a_timeout_ends_it_whatever_the_hub_does() {
     bad(&asked.expect("it runs"), 3, "--timeout");
 }
 
+/// Events that it is not asked to print do not keep it.
+#[test]
+fn a_busy_hub_does_not_hold_a_monitor_of_a_quiet_partition() {
+    let folder = TempDir::new().expect("a folder");
+    let data = folder.path();
+    let _hub = Up::start(data, &[]);
+    good(&ask(data, &["device", "create", "-d", "d"]));
+    good(&simulate(data, &["-d", "d", "--count", "1", "--rate", "0"]).output().expect("it runs"));
+    let busy = stored(data, &[])[0]["partition"].as_u64().expect("a number");
+    // For far longer than the monitor may take.
+    let mut sender = simulate(data, &["-d", "d", "--count", "3000", "--rate", "100"]);
+    let mut sender = sender.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+    let mut live = Monitor::start(data, &["--from-start"]);
+    live.read(10);
+    let quiet = format!("{}:0", (busy + 1) % 4);
+    let shown = ask(data, &["events", "monitor", "--from-offset", &quiet, "--timeout", "1"]);
+    let ended = sender.try_wait().expect("a child");
+    sender.kill().expect("killed");
+    sender.wait().expect("it ends");
+    assert_eq!(good(&shown), "");
+    assert!(ended.is_none(), "the monitor ended only after the sender");
+}
+
 /// Of a group, on a hub whose log can be looked into.
 fn group_monitor(hub: &TestHub, more: &[&str]) -> tokio::process::Command {
     let ca = hub.folder().join("ca-of-the-test.pem");

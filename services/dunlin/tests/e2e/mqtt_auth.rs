@@ -330,7 +330,10 @@ async fn policy_keys(hub: &TestHub, name: &str) -> [Key; 2] {
     let handle = tokio::runtime::Handle::current();
     let mesh = Mesh::new(Default::default(), &[Role::Registry], handle);
     let context = dunlin_registry::Context {
-        config: dunlin_registry::Config { hostnames: Vec::new() },
+        config: dunlin_registry::Config {
+            hostnames: Vec::new(),
+            twins: dunlin_model::twin::Limits::default(),
+        },
         store: hub.stores().devices.clone(),
         links: DeviceLinks::new(mesh.clone(), hub.stores().presence.clone()),
         master_key: MasterKey::new(&[7; MasterKey::BYTES]),

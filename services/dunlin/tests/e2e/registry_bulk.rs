@@ -83,8 +83,7 @@ async fn each_row_succeeds_or_fails_on_its_own(hub: &TestHub) {
         {"id": "f g", "importMode": "create"},
         {"id": "f", "importMode": "create", "status": "asleep"},
         {"id": "h", "importMode": "fly"},
-        {"id": "i", "importMode": "create", "tags": {"room": 1}},
-        {"id": "j", "importMode": "updateTwinIfMatchETag", "tags": {"room": 1}},
+        {"id": "i", "deviceId": "j", "importMode": "create"},
         {"id": "e", "moduleId": "$edgeHub", "importMode": "update"},
         {"id": "new", "importMode": "create"},
         {"id": "gone", "importMode": "delete"},
@@ -102,8 +101,7 @@ async fn each_row_succeeds_or_fails_on_its_own(hub: &TestHub) {
             ("f g", None, "ArgumentInvalid", "create"),
             ("f", None, "ArgumentInvalid", "create"),
             ("h", None, "ArgumentInvalid", "fly"),
-            ("i", None, "InvalidOperation", "create"),
-            ("j", None, "InvalidOperation", "updateTwinIfMatchETag"),
+            ("i", None, "ArgumentInvalid", "create"),
             ("e", Some("$edgeHub"), "SystemModuleModifyUnauthorizedAccess", "update"),
             ("gone", None, "DeviceNotFound", "delete"),
         ]
@@ -124,6 +122,82 @@ async fn each_row_succeeds_or_fails_on_its_own(hub: &TestHub) {
     assert_eq!(hub.client().device_get("b").await.expect("found")["statusReason"], "seen");
     for gone in ["c", "c/m", "e", "e/$edgeHub"] {
         assert!(hub.client().device_get(gone).await.is_err(), "{gone}");
+    }
+}
+
+/// Tags, and desired properties without what the hub adds to them.
+async fn twin(hub: &TestHub, id: &str) -> (Value, Value) {
+    let mut twin = hub.client().twin_get(id).await.expect("found");
+    let mut desired = twin["properties"]["desired"].take();
+    desired.as_object_mut().expect("an object").retain(|name, _| !name.starts_with('$'));
+    (twin["tags"].take(), desired)
+}
+
+scenario!(a_bulk_call_writes_twins);
+async fn a_bulk_call_writes_twins(hub: &TestHub) {
+    let made = json!([
+        {"id": "a", "importMode": "create", "tags": {"room": 1},
+         "properties": {"desired": {"x": {"y": [1]}, "$version": 7}, "reported": {"z": 1}}},
+        {"id": "b", "tags": {"room": 2}},
+        {"id": "b", "moduleId": "m", "importMode": "create",
+         "properties": {"desired": {"x": 1}}},
+        {"id": "c", "importMode": "create", "tags": {},
+         "properties": {"desired": {"$version": 1, "$metadata": {}}, "reported": {}}},
+        // The identities of a call are written before its twins.
+        {"id": "d", "importMode": "updateTwin", "tags": {"late": true}},
+        {"id": "d", "importMode": "create"},
+    ]);
+    assert_eq!(bulk(hub, made).await["errors"], json!([]));
+    assert_eq!(twin(hub, "a").await, (json!({"room": 1}), json!({"x": {"y": [1]}})));
+    let reported =
+        hub.client().twin_get("a").await.expect("found")["properties"]["reported"].take();
+    assert_eq!(reported.get("z"), None, "that is the device's own");
+    assert_eq!(twin(hub, "b").await, (json!({"room": 2}), json!({})));
+    assert_eq!(twin(hub, "b/m").await, (json!({}), json!({"x": 1})));
+    assert_eq!(twin(hub, "c").await, (json!({}), json!({})));
+    assert_eq!(twin(hub, "d").await, (json!({"late": true}), json!({})));
+
+    let etag = hub.client().twin_get("b").await.expect("found")["etag"].take();
+    let mixed = json!([
+        {"id": "a", "importMode": "updateTwin", "tags": {"room": null, "floor": 3},
+         "properties": {"desired": {"x": {"w": 2}}}},
+        {"id": "a", "importMode": "updateTwin", "tags": {"room": 9}},
+        {"id": "b", "importMode": "updateTwinIfMatchETag", "twinETag": etag, "tags": {"good": 1}},
+        {"id": "c", "importMode": "updateTwinIfMatchETag", "twinETag": "x", "tags": {"bad": 1}},
+        {"id": "b", "moduleId": "m", "importMode": "updateTwinIfMatchETag", "tags": {"bad": 1}},
+        {"id": "none", "importMode": "updateTwin", "tags": {"bad": 1}},
+        {"id": "b", "moduleId": "none", "importMode": "updateTwin", "tags": {"bad": 1}},
+        {"id": "b", "tags": {"bad": 1}, "statusReason": "bad"},
+        {"id": "c", "importMode": "update", "tags": {"bad": 1}, "statusReason": "bad"},
+        {"id": "f", "importMode": "create", "tags": {"a.b": 1}},
+        {"id": "g", "importMode": "create", "tags": {"long": "x".repeat(4_097)}},
+        {"id": "d", "importMode": "updateTwin", "tags": 1},
+    ]);
+    let body = bulk(hub, mixed).await;
+    assert_eq!(
+        errors(&body),
+        [
+            ("a", None, "DeviceDefinedMultipleTimes", "updateTwin"),
+            ("c", None, "PreconditionFailed", "updateTwinIfMatchETag"),
+            ("b", Some("m"), "ArgumentNull", "updateTwinIfMatchETag"),
+            ("none", None, "DeviceNotFound", "updateTwin"),
+            ("b", Some("none"), "ModuleNotFound", "updateTwin"),
+            ("b", None, "InvalidOperation", "createOrUpdate"),
+            ("c", None, "InvalidOperation", "update"),
+            ("f", None, "ArgumentInvalid", "create"),
+            ("g", None, "ArgumentInvalid", "create"),
+            ("d", None, "ArgumentInvalid", "updateTwin"),
+        ]
+    );
+    assert_eq!(twin(hub, "a").await, (json!({"floor": 3}), json!({"x": {"y": [1], "w": 2}})));
+    assert_eq!(twin(hub, "b").await.0, json!({"room": 2, "good": 1}));
+    assert_eq!(twin(hub, "c").await, (json!({}), json!({})));
+    for id in ["b", "c"] {
+        let shown = hub.client().device_get(id).await.expect("found");
+        assert_eq!(shown["statusReason"], Value::Null, "nothing of the row was written");
+    }
+    for id in ["f", "g"] {
+        assert!(hub.client().device_get(id).await.is_err(), "{id}");
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use dunlin::test_hub::TestHub;
 use dunlin_auth::Key;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::mqtt_kit::{Device, Door, deliver, set_status};
 use crate::raw::{Raw, connack};
@@ -14,8 +15,7 @@ scenario!(disabling_a_device_ends_its_connections);
 async fn disabling_a_device_ends_its_connections(hub: &TestHub) {
     let (door, [device, module, other]) = (Door::of(hub), three(hub).await);
     let [mut first, mut second, mut third] = enter(&door, [&device, &module, &other]).await;
-    set_status(hub, "d", "disabled").await;
-    closed_at_once([&mut first, &mut second]).await;
+    closed_by(disable(hub, "d"), [&mut first, &mut second]).await;
     door.refuses(&device.connect(), 5).await;
     door.refuses(&module.connect(), 5).await;
     deliver(&mut third, &other, b"nothing happened to me").await;
@@ -27,15 +27,13 @@ scenario!(deleting_an_identity_ends_its_connections);
 async fn deleting_an_identity_ends_its_connections(hub: &TestHub) {
     let (door, [device, module, other]) = (Door::of(hub), three(hub).await);
     let [mut first, mut second, mut third] = enter(&door, [&device, &module, &other]).await;
-    hub.client().device_delete("d/m", "*").await.expect("deleted");
-    closed_at_once([&mut second]).await;
+    closed_by(delete(hub, "d/m"), [&mut second]).await;
     deliver(&mut first, &device, b"it was my module").await;
     door.refuses(&module.connect(), 5).await;
     // Made again under the old id it is another one, and is let in at once.
     let module = Device::create(hub, "d/m").await;
     let [mut second] = enter(&door, [&module]).await;
-    hub.client().device_delete("d", "*").await.expect("deleted");
-    closed_at_once([&mut first, &mut second]).await;
+    closed_by(delete(hub, "d"), [&mut first, &mut second]).await;
     let device = Device::create(hub, "d").await;
     let module = Device::create(hub, "d/m").await;
     enter(&door, [&device, &module]).await;
@@ -53,8 +51,10 @@ async fn changing_keys_ends_the_connection(hub: &TestHub) {
             "secondaryKey": secondary.to_base64(),
         });
         let body = json!({ "authentication": { "type": "sas", "symmetricKey": keys } });
-        hub.client().device_put(id, &body, Some("*")).await.expect("replaced");
-        closed_at_once([&mut before]).await;
+        let change = async {
+            hub.client().device_put(id, &body, Some("*")).await.expect("replaced");
+        };
+        closed_by(change, [&mut before]).await;
         door.refuses(&device.connect(), 5).await;
         enter(&door, [&Device { primary, secondary, ..device.clone() }]).await;
     }
@@ -71,19 +71,37 @@ async fn an_update_of_something_else_ends_nothing(hub: &TestHub) {
 
 scenario!(a_connect_that_races_with_a_revocation_does_not_survive_it);
 async fn a_connect_that_races_with_a_revocation_does_not_survive_it(hub: &TestHub) {
-    let (door, device) = (Door::of(hub), Device::create(hub, "d").await);
-    for _ in 0..30 {
+    let door = Door::of(hub);
+    let mut device = Device::create(hub, "d").await;
+    for round in 0..45 {
         let mut raw = door.open().await;
         let connect = device.connect().bytes();
-        let ((), ()) = tokio::join!(raw.send(&connect), set_status(hub, "d", "disabled"));
-        // Let in before, or refused: in either case it is over now that the change is done.
-        let answer = raw.packet().await;
-        if let Ok(answer) = answer {
-            let codes = [connack(0), connack(3), connack(5)];
-            assert!(codes.iter().any(|code| answer == code), "{answer:x?}");
-        }
-        raw.expect_close().await;
-        set_status(hub, "d", "enabled").await;
+        let race = async {
+            let change = async {
+                match round % 3 {
+                    0 => disable(hub, "d").await,
+                    1 => renew_keys(hub, "d").await,
+                    _ => delete(hub, "d").await,
+                }
+            };
+            let ((), ()) = tokio::join!(raw.send(&connect), change);
+            // Let in before, or refused: in either case it is over now that the change is done.
+            let answer = raw.packet().await;
+            if let Ok(answer) = answer {
+                let codes = [connack(0), connack(3), connack(5)];
+                assert!(codes.iter().any(|code| answer == code), "{answer:x?}");
+            }
+            raw.expect_close().await;
+        };
+        timeout(A_SECOND, race).await.expect("over within a second");
+        device = match round % 3 {
+            0 => {
+                set_status(hub, "d", "enabled").await;
+                device
+            }
+            1 => Device::read(hub, "d").await,
+            _ => Device::create(hub, "d").await,
+        };
     }
 }
 
@@ -94,7 +112,7 @@ async fn a_caller_that_goes_away_does_not_stop_a_revocation(hub: &TestHub) {
         let [mut connected] = enter(&door, [&device]).await;
         // Dropped at some moment of its way: before, while or after the change is stored.
         let patience = Duration::from_micros(fastrand::u64(0..8_000));
-        let _ = tokio::time::timeout(patience, set_status(hub, "d", "disabled")).await;
+        let _ = timeout(patience, set_status(hub, "d", "disabled")).await;
         // Whoever stored it, somebody must have ended the connection: a second change to the same
         // status changes nothing.
         set_status(hub, "d", "disabled").await;
@@ -110,29 +128,43 @@ async fn every_gateway_is_told() {
     for (door, id) in [(&doors[0], "a"), (&doors[1], "b")] {
         let device = Device::create(&hub, id).await;
         let [mut disabled] = enter(door, [&device]).await;
-        set_status(&hub, id, "disabled").await;
-        closed_at_once([&mut disabled]).await;
+        closed_by(disable(&hub, id), [&mut disabled]).await;
         set_status(&hub, id, "enabled").await;
         let [mut renewed] = enter(door, [&device]).await;
-        let body = json!({"policyKey": "both", "devices": [{"id": id}]});
-        let renew = hub.client().api(reqwest::Method::POST, "/devices/keys/regenerate");
-        hub.client().call(renew.json(&body)).await.expect("renewed");
-        closed_at_once([&mut renewed]).await;
+        closed_by(renew_keys(&hub, id), [&mut renewed]).await;
         let [mut deleted] = enter(door, [&Device::read(&hub, id).await]).await;
-        hub.client().device_delete(id, "*").await.expect("deleted");
-        closed_at_once([&mut deleted]).await;
+        closed_by(delete(&hub, id), [&mut deleted]).await;
     }
     hub.stop().await;
 }
 
-/// The hub promises this time, from its answer to the change on: so it is asserted.
-async fn closed_at_once<const N: usize>(connections: [&mut Raw; N]) {
+async fn disable(hub: &TestHub, id: &str) {
+    let body = json!({ "status": "disabled" });
+    hub.client().device_put(id, &body, Some("*")).await.expect("replaced");
+}
+
+async fn renew_keys(hub: &TestHub, id: &str) {
+    let body = json!({"policyKey": "both", "devices": [{"id": id}]});
+    let renew = hub.client().api(reqwest::Method::POST, "/devices/keys/regenerate");
+    hub.client().call(renew.json(&body)).await.expect("renewed");
+}
+
+async fn delete(hub: &TestHub, id: &str) {
+    hub.client().device_delete(id, "*").await.expect("deleted");
+}
+
+/// The hub promises this time, from the request for a change to the end of the connections that it
+/// concerns: so it is asserted.
+const A_SECOND: Duration = Duration::from_secs(1);
+
+async fn closed_by<const N: usize>(change: impl Future<Output = ()>, connections: [&mut Raw; N]) {
     let closed = async {
+        change.await;
         for connection in connections {
             connection.expect_close().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(1), closed).await.expect("closed within a second");
+    timeout(A_SECOND, closed).await.expect("closed within a second");
 }
 
 async fn three(hub: &TestHub) -> [Device; 3] {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dunlin_auth::{Key, sas};
+use dunlin_model::twin::Limits;
 use dunlin_model::{ErrorCode, HubError};
 use dunlin_proto::status::from_status;
 use dunlin_proto::v1;
@@ -87,7 +88,8 @@ async fn serve(
     store: Arc<SqliteDeviceStore>,
     key: [u8; 32],
 ) -> Result<RegistryClient<MeshChannel>, BuildError> {
-    let config = Config { hostnames: vec!["localhost".into(), HOST.into()] };
+    let config =
+        Config { hostnames: vec!["localhost".into(), HOST.into()], twins: Limits::default() };
     let mesh = Mesh::new(mesh::Config::default(), &[Role::Registry], Handle::current());
     let links = DeviceLinks::new(mesh.clone(), Arc::new(MemoryPresence::new(1)));
     let context = Context { config, store, links, master_key: MasterKey::new(&key) };

@@ -4,12 +4,15 @@ use dunlin_model::{Status, Twin, limits};
 
 use super::{Store, create, etag, get, id, sample};
 use crate::StoreError;
-use crate::device_store::{IdentityWrite, IfMatch, Statistics, Written};
+use crate::device_store::{Done, IdentityWrite, IfMatch, Statistics, Written};
 
 fn outcomes(written: Vec<Written>) -> Vec<String> {
     let text = |written: Written| match written {
-        Ok(stored) => {
-            let ids = stored.iter().map(|one| one.as_ref().map_or("-", |one| one.id.as_str()));
+        Ok(done) => {
+            let ids = done.iter().map(|one| match one {
+                Done::Stored(stored) => stored.id.as_str(),
+                Done::Deleted(_) => "-",
+            });
             ids.collect::<Vec<_>>().join(" ")
         }
         Err(error) => format!("{error:?}"),

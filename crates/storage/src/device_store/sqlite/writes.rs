@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::{damaged, rows};
 use crate::StoreError;
-use crate::device_store::{IdentityWrite, IfMatch, StoredIdentity, Written};
+use crate::device_store::{Done, IdentityWrite, IfMatch, Removed, StoredIdentity, Written};
 use crate::twin_store::sqlite as twins;
 
 /// `Err` only if the store itself fails, which undoes every group.
@@ -25,11 +25,12 @@ pub(super) fn group(db: &Connection, writes: Vec<IdentityWrite>) -> Result<Writt
     Ok(written)
 }
 
-fn apply(db: &Connection, write: IdentityWrite) -> Result<Option<StoredIdentity>, StoreError> {
+fn apply(db: &Connection, write: IdentityWrite) -> Result<Done, StoreError> {
+    let stored = |stored| Done::Stored(Box::new(stored));
     match write {
-        IdentityWrite::Create(new, twin) => create(db, new, &twin).map(Some),
-        IdentityWrite::Replace(new, if_match) => replace(db, new, &if_match).map(Some),
-        IdentityWrite::Delete(id, if_match) => delete(db, &id, &if_match).map(|()| None),
+        IdentityWrite::Create(new, twin) => create(db, new, &twin).map(stored),
+        IdentityWrite::Replace(new, if_match) => replace(db, new, &if_match).map(stored),
+        IdentityWrite::Delete(id, if_match) => delete(db, &id, &if_match).map(Done::Deleted),
     }
 }
 
@@ -42,8 +43,7 @@ fn create(
         return Err(StoreError::AlreadyExists);
     }
     if let Some(module) = new.id.module_id() {
-        let device = Identity::device(new.id.device_id()).map_err(damaged)?;
-        rows::find(db, &device)?.ok_or(StoreError::NotFound)?;
+        let device = device_of(db, &new.id)?.id;
         if !is_system_module(module) {
             let sql = "SELECT count(*) FROM identity
                        WHERE device_id = ?1 AND module_id NOT IN ('', ?2, ?3)";
@@ -78,8 +78,15 @@ fn replace(
     Ok(new)
 }
 
-fn delete(db: &Connection, id: &Identity, if_match: &IfMatch) -> Result<(), StoreError> {
-    find_matching(db, id, if_match)?;
+fn delete(db: &Connection, id: &Identity, if_match: &IfMatch) -> Result<Removed, StoreError> {
+    let mut identities = vec![find_matching(db, id, if_match)?];
+    let device_version = match id.module_id() {
+        Some(_) => device_of(db, id)?.auth_version,
+        None => {
+            identities.extend(rows::modules(db, id.as_str())?);
+            identities[0].auth_version
+        }
+    };
     // A device takes its modules along: no module id means all rows of the device.
     for sql in [
         "DELETE FROM identity WHERE device_id = ?1 AND (?2 IS NULL OR module_id = ?2)",
@@ -88,7 +95,13 @@ fn delete(db: &Connection, id: &Identity, if_match: &IfMatch) -> Result<(), Stor
     ] {
         db.prepare_cached(sql)?.execute(params![id.device_id(), id.module_id()])?;
     }
-    Ok(())
+    Ok(Removed { device_version, identities })
+}
+
+/// The device of a module.
+fn device_of(db: &Connection, module: &Identity) -> Result<StoredIdentity, StoreError> {
+    let device = Identity::device(module.device_id()).map_err(damaged)?;
+    rows::find(db, &device)?.ok_or(StoreError::NotFound)
 }
 
 /// What a write under `If-Match` works on; its errors in the order the trait asks for.
