@@ -34,7 +34,7 @@ pub enum Invoked {
     /// It was called, and has not answered in time.
     Unanswered,
     Answered {
-        status: i32,
+        status: i64,
         /// As the device sent it.
         payload: Vec<u8>,
     },
