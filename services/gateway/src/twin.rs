@@ -33,7 +33,7 @@ impl Gateway {
                 .await
                 .map(|answer| TwinAnswer::Properties(answer.into_inner().json)),
             TwinRequest::Report { patch, if_version } => twins
-                .update_reported(UpdateReportedRequest { id, patch, if_version })
+                .update_reported(UpdateReportedRequest { id, patch, if_version, epoch: 0 })
                 .await
                 .map(|answer| TwinAnswer::Reported(answer.into_inner().version)),
         };

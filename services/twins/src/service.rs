@@ -73,11 +73,11 @@ impl v1::twins_server::Twins for Service {
         &self,
         request: Request<v1::UpdateReportedRequest>,
     ) -> Answer<v1::UpdateReportedResponse> {
-        let v1::UpdateReportedRequest { id, patch, if_version } = request.into_inner();
+        let v1::UpdateReportedRequest { id, patch, if_version, epoch } = request.into_inner();
         let report = async {
             let id = Identity::parse(&id)?;
             let Context { limits, store, .. } = &self.0.context;
-            let report = Report::read(&patch, if_version, limits)?;
+            let report = Report::read(&patch, if_version, limits)?.of_connection(epoch);
             match store.twin_report(&id, report, unix_millis(), limits).await {
                 Ok(version) => Ok(v1::UpdateReportedResponse { version }),
                 Err(error) => Err(self.failed(&id, error).await),

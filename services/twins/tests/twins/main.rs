@@ -140,7 +140,7 @@ impl Hub {
         if_version: Option<u64>,
     ) -> Result<u64, HubError> {
         let patch = patch.as_bytes().to_vec();
-        let request = v1::UpdateReportedRequest { id: id.to_owned(), patch, if_version };
+        let request = v1::UpdateReportedRequest { id: id.to_owned(), patch, if_version, epoch: 0 };
         code(self.client.clone().update_reported(request).await).map(|answer| answer.version)
     }
 }
