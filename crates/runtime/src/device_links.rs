@@ -86,6 +86,14 @@ impl DeviceLinks {
         Ok(answer.into_inner().found)
     }
 
+    /// Ends the connection of an identity, if it has one, as [`disconnect`](Self::disconnect) does.
+    pub async fn end(&self, id: &Identity, reason: ErrorCode) -> Result<(), HubError> {
+        if let Some(holder) = self.presence.holder(id).await? {
+            self.disconnect(id, &holder, reason).await?;
+        }
+        Ok(())
+    }
+
     /// Calls a method of a connected device and waits for its answer for as long as `deadline`.
     /// Dropped, the call is cancelled and a late answer passed over.
     pub async fn invoke(
