@@ -59,9 +59,9 @@ pub const SCOPE_BYTES: usize = 256;
 /// `parentScopes` of a device: our own; IoT Hub has one parent a device.
 pub const PARENT_SCOPES: usize = 4;
 
-/// The payload of a direct method and that of its answer, in bytes (direct methods documentation:
-/// 128 KB each way; 8 KB in 2017).
-pub const METHOD_PAYLOAD_BYTES: usize = 131_072;
+/// What the payload of a direct method and that of its answer may be limited to, in bytes (direct
+/// methods documentation: 128 KB each way; 8 KB in 2017).
+pub const METHOD_PAYLOAD_BYTES: std::ops::RangeInclusive<usize> = 8_192..=131_072;
 
 /// The name of a direct method, in characters: our own, as long as an id.
 pub const METHOD_NAME_CHARS: usize = 128;

@@ -34,7 +34,7 @@ pub enum Invoked {
     /// It was called, and has not answered in time.
     Unanswered,
     Answered {
-        status: i32,
+        status: i64,
         /// As the device sent it.
         payload: Vec<u8>,
     },
@@ -84,6 +84,14 @@ impl DeviceLinks {
         };
         let answer = client.disconnect(request).await.map_err(|status| from_status(&status))?;
         Ok(answer.into_inner().found)
+    }
+
+    /// Ends the connection of an identity, if it has one, as [`disconnect`](Self::disconnect) does.
+    pub async fn end(&self, id: &Identity, reason: ErrorCode) -> Result<(), HubError> {
+        if let Some(holder) = self.presence.holder(id).await? {
+            self.disconnect(id, &holder, reason).await?;
+        }
+        Ok(())
     }
 
     /// Calls a method of a connected device and waits for its answer for as long as `deadline`.

@@ -50,7 +50,7 @@ struct Call<'a> {
 
 #[derive(Debug, Serialize)]
 struct Answered {
-    status: i32,
+    status: i64,
     payload: Box<RawValue>,
 }
 

@@ -119,6 +119,10 @@ impl DeviceSession {
         }
     }
 
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     pub fn identity(&self) -> &Identity {
         &self.identity
     }

@@ -4,6 +4,7 @@ use dunlin_model::{HubError, Identity};
 use dunlin_proto::status::from_status;
 use dunlin_proto::v1::twins_client::TwinsClient;
 use dunlin_proto::v1::{GetPropertiesRequest, UpdateReportedRequest};
+use dunlin_storage::presence::Epoch;
 
 use crate::gateway::Gateway;
 
@@ -24,7 +25,13 @@ pub enum TwinAnswer {
 }
 
 impl Gateway {
-    pub async fn twin(&self, id: &Identity, request: TwinRequest) -> Result<TwinAnswer, HubError> {
+    /// `epoch`: of the connection that asks, so that nothing of it counts once a newer one has spoken.
+    pub async fn twin(
+        &self,
+        id: &Identity,
+        epoch: Epoch,
+        request: TwinRequest,
+    ) -> Result<TwinAnswer, HubError> {
         let mut twins = TwinsClient::new(self.twins.clone());
         let id = id.as_str().to_owned();
         let answer = match request {
@@ -33,7 +40,7 @@ impl Gateway {
                 .await
                 .map(|answer| TwinAnswer::Properties(answer.into_inner().json)),
             TwinRequest::Report { patch, if_version } => twins
-                .update_reported(UpdateReportedRequest { id, patch, if_version })
+                .update_reported(UpdateReportedRequest { id, patch, if_version, epoch })
                 .await
                 .map(|answer| TwinAnswer::Reported(answer.into_inner().version)),
         };

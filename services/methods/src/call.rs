@@ -7,6 +7,8 @@ use dunlin_model::{ErrorCode, HubError, Identity, limits};
 use dunlin_proto::v1;
 use serde::de::IgnoredAny;
 
+use crate::Config;
+
 /// A call that may be made.
 #[derive(Debug)]
 pub(crate) struct Call {
@@ -19,8 +21,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// `longest`: the response timeout that is allowed at most, in seconds.
-    pub(crate) fn read(wire: v1::InvokeMethodRequest, longest: u32) -> Result<Self, HubError> {
+    pub(crate) fn read(wire: v1::InvokeMethodRequest, config: &Config) -> Result<Self, HubError> {
         let id = Identity::parse(&wire.id)?;
         name(&wire.method)?;
         let response = match wire.response_timeout {
@@ -28,11 +29,12 @@ impl Call {
             None | Some(0) => limits::METHOD_RESPONSE_SECONDS_DEFAULT.into(),
             Some(seconds) => seconds,
         };
-        let allowed = *limits::METHOD_RESPONSE_SECONDS.start()..=longest;
+        let allowed = *limits::METHOD_RESPONSE_SECONDS.start()..=config.max_response_seconds;
         let response = seconds("responseTimeoutInSeconds", response, allowed)?;
         let connect = wire.connect_timeout.unwrap_or(0);
         let connect = seconds("connectTimeoutInSeconds", connect, limits::METHOD_CONNECT_SECONDS)?;
-        Ok(Self { id, method: wire.method, payload: payload(wire.payload)?, response, connect })
+        let payload = payload(wire.payload, config.payload_bytes)?;
+        Ok(Self { id, method: wire.method, payload, response, connect })
     }
 }
 
@@ -63,9 +65,8 @@ fn seconds(what: &str, given: i64, allowed: RangeInclusive<u32>) -> Result<Durat
 }
 
 /// A call without a payload is one with `null`: device SDKs parse what they get.
-fn payload(text: String) -> Result<String, HubError> {
-    if text.len() > limits::METHOD_PAYLOAD_BYTES {
-        let most = limits::METHOD_PAYLOAD_BYTES;
+fn payload(text: String, most: usize) -> Result<String, HubError> {
+    if text.len() > most {
         let message = format!("the payload has {} bytes, at most {most} are allowed", text.len());
         return Err(HubError::new(ErrorCode::MessageTooLarge, message));
     }
@@ -77,13 +78,17 @@ fn payload(text: String) -> Result<String, HubError> {
 }
 
 /// The answer of a device as the caller gets it. The device's status is the caller's to judge.
-pub(crate) fn answer(status: i32, payload: Vec<u8>) -> Result<v1::InvokeMethodResponse, HubError> {
+pub(crate) fn answer(
+    status: i64,
+    payload: Vec<u8>,
+    config: &Config,
+) -> Result<v1::InvokeMethodResponse, HubError> {
     let bad = |why: String| {
         let message = format!("The device answered with status {status}, but {why}");
         HubError::new(ErrorCode::InvalidResponseWhileProxying, message)
     };
-    if payload.len() > limits::METHOD_PAYLOAD_BYTES {
-        let most = limits::METHOD_PAYLOAD_BYTES;
+    let most = config.payload_bytes;
+    if payload.len() > most {
         return Err(bad(format!("its payload has {} bytes, at most {most}", payload.len())));
     }
     if payload.is_empty() {
@@ -117,6 +122,10 @@ mod tests {
         }
     }
 
+    fn answered(status: i64, payload: Vec<u8>) -> Result<v1::InvokeMethodResponse, HubError> {
+        answer(status, payload, &Config::default())
+    }
+
     #[track_caller]
     fn check(
         change: impl FnOnce(&mut v1::InvokeMethodRequest),
@@ -124,7 +133,7 @@ mod tests {
     ) {
         let mut request = wire();
         change(&mut request);
-        match (Call::read(request, 300), want) {
+        match (Call::read(request, &Config::default()), want) {
             (Ok(_), Ok(())) => {}
             (Err(error), Err((code, text))) => {
                 assert_eq!(error.code, code, "{error}");
@@ -174,7 +183,8 @@ mod tests {
         }
         let raised = |seconds| {
             let request = v1::InvokeMethodRequest { response_timeout: Some(seconds), ..wire() };
-            Call::read(request, 3_600).map(|call| call.response.as_secs())
+            let config = Config { max_response_seconds: 3_600, ..Config::default() };
+            Call::read(request, &config).map(|call| call.response.as_secs())
         };
         assert_eq!(raised(3_600), Ok(3_600));
         assert_eq!(raised(0), Ok(30));
@@ -230,8 +240,8 @@ mod tests {
     fn payloads_are_json_and_stay_as_written() {
         for (text, good) in texts() {
             let request = v1::InvokeMethodRequest { payload: text.clone(), ..wire() };
-            let sent = Call::read(request, 300).map(|call| call.payload);
-            let answered = answer(200, text.clone().into_bytes()).map(|answer| answer.payload);
+            let sent = Call::read(request, &Config::default()).map(|call| call.payload);
+            let answered = answered(200, text.clone().into_bytes()).map(|answer| answer.payload);
             if good {
                 assert_eq!((sent, answered), (Ok(text.clone()), Ok(text)));
             } else {
@@ -243,7 +253,8 @@ mod tests {
                 assert_eq!(answered.code, ErrorCode::InvalidResponseWhileProxying);
             }
         }
-        let call = Call::read(v1::InvokeMethodRequest { payload: String::new(), ..wire() }, 300);
+        let nothing = v1::InvokeMethodRequest { payload: String::new(), ..wire() };
+        let call = Call::read(nothing, &Config::default());
         assert_eq!(call.expect("allowed").payload, "null");
     }
 
@@ -253,19 +264,27 @@ mod tests {
         check(|request| request.payload = text(131_072), Ok(()));
         let large = Err((ErrorCode::MessageTooLarge, "131073 bytes"));
         check(|request| request.payload = text(131_073), large);
-        assert!(answer(200, text(131_072).into_bytes()).is_ok());
-        let error = answer(200, text(131_073).into_bytes()).expect_err("too large");
+        assert!(answered(200, text(131_072).into_bytes()).is_ok());
+        let error = answered(200, text(131_073).into_bytes()).expect_err("too large");
         assert_eq!(error.code, ErrorCode::InvalidResponseWhileProxying);
         assert!(error.message.contains("131073"), "{error}");
+
+        // As it was in 2017.
+        let small = Config { payload_bytes: 8_192, ..Config::default() };
+        for (bytes, fits) in [(8_192, true), (8_193, false)] {
+            let request = v1::InvokeMethodRequest { payload: text(bytes), ..wire() };
+            assert_eq!(Call::read(request, &small).is_ok(), fits);
+            assert_eq!(answer(200, text(bytes).into_bytes(), &small).is_ok(), fits);
+        }
     }
 
     #[test]
     fn any_status_is_passed_on_and_nothing_is_null() {
-        for status in [i32::MIN, -1, 0, 200, 404, i32::MAX] {
-            let answer = answer(status, Vec::new()).expect("fine");
+        for status in [i64::MIN, -1, 0, 200, 404, i64::MAX] {
+            let answer = answered(status, Vec::new()).expect("fine");
             assert_eq!((answer.status, answer.payload.as_str()), (status, "null"));
         }
-        let error = answer(500, vec![b'"', 0xff, b'"']).expect_err("not text");
+        let error = answered(500, vec![b'"', 0xff, b'"']).expect_err("not text");
         assert!(error.message.contains("status 500, but its payload is not UTF-8"), "{error}");
     }
 }

@@ -23,11 +23,17 @@ const REGISTRY_DEADLINE: Duration = Duration::from_secs(3);
 pub struct Config {
     /// The longest `responseTimeoutInSeconds` a call may have: 300, as IoT Hub has it, to 3600.
     pub max_response_seconds: u32,
+    /// Bytes of a call's payload, and of its answer's: 131072, as IoT Hub has it, down to the 8192 of
+    /// 2017.
+    pub payload_bytes: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_response_seconds: *limits::METHOD_RESPONSE_SECONDS.end() }
+        Self {
+            max_response_seconds: *limits::METHOD_RESPONSE_SECONDS.end(),
+            payload_bytes: *limits::METHOD_PAYLOAD_BYTES.end(),
+        }
     }
 }
 
@@ -44,6 +50,8 @@ pub enum BuildError {
     Registry(#[from] MeshError),
     #[error("methods.max_response_seconds is {0}; it may be 300 to 3600")]
     MaxResponse(u32),
+    #[error("methods.payload_bytes is {0}; it may be 8192 to 131072")]
+    PayloadBytes(usize),
 }
 
 /// Builds the role.
@@ -54,9 +62,12 @@ pub fn build(context: Context) -> Result<Component, BuildError> {
     if !(shortest..=limits::METHOD_RESPONSE_SECONDS_RAISED).contains(&longest) {
         return Err(BuildError::MaxResponse(longest));
     }
+    if !limits::METHOD_PAYLOAD_BYTES.contains(&config.payload_bytes) {
+        return Err(BuildError::PayloadBytes(config.payload_bytes));
+    }
     let registry = mesh.channel(Role::Registry)?.with_deadline(REGISTRY_DEADLINE);
     let registry = RegistryClient::new(registry);
     let path = format!("/{}/{{*rest}}", MethodsServer::<service::Service>::NAME);
-    let server = MethodsServer::new(service::Service { registry, links, longest });
+    let server = MethodsServer::new(service::Service::new(config, registry, links));
     Ok(Component::passive(Role::Methods, axum::Router::new().route_service(&path, server)))
 }

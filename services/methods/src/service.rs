@@ -8,23 +8,30 @@ use dunlin_proto::v1;
 use dunlin_proto::v1::methods_server::Methods;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_runtime::{DeviceLinks, Invoked, MeshChannel};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use crate::Config;
 use crate::call::{self, Call};
 
-/// Between two looks for a device that is waited for.
+/// Between two looks for a device that is waited for: each time twice as long, up to the longest.
 const LOOK: Duration = Duration::from_millis(250);
+const LOOK_LONGEST: Duration = Duration::from_secs(1);
+
+/// Calls that wait for their device at a time: each looks for it again and again.
+const WAITING: usize = 10_000;
 
 /// How much earlier than the caller gives up he is told: Node's HTTP timeout is exactly the sum of
 /// the two timeouts, and the answer has a way to go.
 const AHEAD: Duration = Duration::from_millis(500);
 
 pub(crate) struct Service {
-    pub registry: RegistryClient<MeshChannel>,
-    pub links: DeviceLinks,
-    /// The response timeout that is allowed at most, in seconds.
-    pub longest: u32,
+    config: Config,
+    registry: RegistryClient<MeshChannel>,
+    links: DeviceLinks,
+    /// Places of calls that wait for their device.
+    waiting: Semaphore,
 }
 
 #[tonic::async_trait]
@@ -36,12 +43,20 @@ impl Methods for Service {
     ) -> Result<Response<v1::InvokeMethodResponse>, Status> {
         let arrival = Instant::now();
         let invoke =
-            async { self.invoke(Call::read(request.into_inner(), self.longest)?, arrival).await };
+            async { self.invoke(Call::read(request.into_inner(), &self.config)?, arrival).await };
         invoke.await.map(Response::new).map_err(to_status)
     }
 }
 
 impl Service {
+    pub(crate) fn new(
+        config: Config,
+        registry: RegistryClient<MeshChannel>,
+        links: DeviceLinks,
+    ) -> Self {
+        Self { config, registry, links, waiting: Semaphore::new(WAITING) }
+    }
+
     async fn invoke(
         &self,
         call: Call,
@@ -50,12 +65,14 @@ impl Service {
         let Call { id, method, payload, response, connect } = call;
         let connected_until = arrival + connect;
         let answered_until = connected_until + response - AHEAD;
-        let mut known = false;
+        let (mut known, mut place, mut look) = (false, None, LOOK);
         loop {
             let left = answered_until.saturating_duration_since(Instant::now());
             let invoked = self.links.invoke(&id, &method, payload.as_bytes(), response.min(left));
             match invoked.await? {
-                Invoked::Answered { status, payload } => return call::answer(status, payload),
+                Invoked::Answered { status, payload } => {
+                    return call::answer(status, payload, &self.config);
+                }
                 Invoked::Unanswered => return Err(unanswered()),
                 Invoked::NotConnected | Invoked::NotSubscribed => {}
             }
@@ -68,7 +85,11 @@ impl Service {
             if now >= connected_until {
                 return Err(not_online());
             }
-            tokio::time::sleep_until(connected_until.min(now + LOOK)).await;
+            if place.is_none() {
+                place = Some(self.waiting.try_acquire().map_err(|_| too_many())?);
+            }
+            tokio::time::sleep_until(connected_until.min(now + look)).await;
+            look = LOOK_LONGEST.min(look * 2);
         }
     }
 
@@ -88,4 +109,12 @@ fn unanswered() -> HubError {
 
 fn not_online() -> HubError {
     HubError::new(ErrorCode::DeviceNotOnline, "Timed out waiting for device to connect.")
+}
+
+fn too_many() -> HubError {
+    let message = format!(
+        "{WAITING} calls wait for their devices already: try again later, or with a \
+         connectTimeoutInSeconds of 0"
+    );
+    HubError::new(ErrorCode::ServerBusy, message)
 }

@@ -9,6 +9,7 @@ use dunlin_storage::TwinStore;
 use tonic::server::NamedService;
 
 mod service;
+mod tells;
 mod wire;
 
 /// What twins need of their surroundings.

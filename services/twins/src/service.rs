@@ -2,20 +2,26 @@
 //! what is left is to tell the device.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use dunlin_model::json::Object;
-use dunlin_model::twin::{Report, Update};
+use dunlin_model::twin::{Limits, Report, Update};
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::status::to_status;
 use dunlin_proto::v1;
 use dunlin_runtime::Turns;
 use dunlin_runtime::clock::unix_millis;
-use dunlin_storage::StoreError;
+use dunlin_runtime::turns::Turn;
 use dunlin_storage::twin_store::{StoredTwin, Updated};
+use dunlin_storage::{StoreError, TwinStore};
+use tokio::time::timeout;
 use tonic::{Request, Response};
-use tracing::{error, warn};
+use tracing::error;
 
+use crate::tells::Tells;
 use crate::{Context, wire};
+
+/// How long an update waits for the device's gateway to have its notification.
+const TELLING: Duration = Duration::from_secs(1);
 
 type Answer<T> = Result<Response<T>, tonic::Status>;
 
@@ -23,8 +29,10 @@ type Answer<T> = Result<Response<T>, tonic::Status>;
 pub(crate) struct Service(Arc<Shared>);
 
 struct Shared {
-    context: Context,
+    limits: Limits,
+    store: Arc<dyn TwinStore>,
     turns: Turns,
+    tells: Tells,
 }
 
 fn answer<T>(result: Result<T, HubError>) -> Answer<T> {
@@ -43,11 +51,16 @@ impl v1::twins_server::Twins for Service {
         let update = async {
             let id = Identity::parse(&id)?;
             let [tags, desired] = [&tags, &desired].map(|text| text.as_deref().map(str::as_bytes));
-            let limits = &self.0.context.limits;
-            let update = Update::read(if_match, replace, tags, desired, limits)?;
+            let update = Update::read(if_match, replace, tags, desired, &self.0.limits)?;
+            // So that the device is told of versions in their order. A caller that goes away before
+            // it is his turn changes nothing.
+            let turn = match update.changes_desired() {
+                true => Some(self.0.turns.take(&id).await),
+                false => None,
+            };
             // A task of its own, which goes on when the caller goes away: of what has been stored
             // the device must also be told.
-            let apply = tokio::spawn(self.clone().update(id, update));
+            let apply = tokio::spawn(self.clone().update(id, update, turn));
             let stored = apply.await.map_err(|error| {
                 error!(%error, "an update died: please report this");
                 HubError::new(ErrorCode::ServerError, "the update died")
@@ -73,11 +86,11 @@ impl v1::twins_server::Twins for Service {
         &self,
         request: Request<v1::UpdateReportedRequest>,
     ) -> Answer<v1::UpdateReportedResponse> {
-        let v1::UpdateReportedRequest { id, patch, if_version } = request.into_inner();
+        let v1::UpdateReportedRequest { id, patch, if_version, epoch } = request.into_inner();
         let report = async {
             let id = Identity::parse(&id)?;
-            let Context { limits, store, .. } = &self.0.context;
-            let report = Report::read(&patch, if_version, limits)?;
+            let Shared { limits, store, .. } = &*self.0;
+            let report = Report::read(&patch, if_version, limits)?.of_connection(epoch);
             match store.twin_report(&id, report, unix_millis(), limits).await {
                 Ok(version) => Ok(v1::UpdateReportedResponse { version }),
                 Err(error) => Err(self.failed(&id, error).await),
@@ -89,45 +102,45 @@ impl v1::twins_server::Twins for Service {
 
 impl Service {
     pub(crate) fn new(context: Context) -> Self {
-        Self(Arc::new(Shared { context, turns: Turns::default() }))
+        let Context { limits, store, links } = context;
+        Self(Arc::new(Shared { limits, store, turns: Turns::default(), tells: Tells::new(links) }))
     }
 
     async fn get(&self, id: &str) -> Result<StoredTwin, HubError> {
         let id = Identity::parse(id)?;
-        let found = self.0.context.store.twin_get(&id).await;
+        let found = self.0.store.twin_get(&id).await;
         match found.and_then(|found| found.ok_or(StoreError::NotFound)) {
             Ok(stored) => Ok(stored),
             Err(error) => Err(self.failed(&id, error).await),
         }
     }
 
-    async fn update(self, id: Identity, update: Update) -> Result<StoredTwin, HubError> {
-        let Context { limits, store, .. } = &self.0.context;
-        // Held until the device was told, so that it is told of versions in their order.
-        let _turn = match update.changes_desired() {
-            true => Some(self.0.turns.take(&id).await),
-            false => None,
-        };
+    async fn update(
+        self,
+        id: Identity,
+        update: Update,
+        turn: Option<Turn>,
+    ) -> Result<StoredTwin, HubError> {
+        let Shared { limits, store, tells, .. } = &*self.0;
+        if turn.is_some() {
+            tells.room(&id)?;
+        }
         let Updated { stored, told } =
             match store.twin_update(&id, update, unix_millis(), limits).await {
                 Ok(updated) => updated,
                 Err(error) => return Err(self.failed(&id, error).await),
             };
-        if let Some(patch) = told {
-            self.tell(&id, stored.twin.desired.version, &patch).await;
+        let told = match told {
+            Some(patch) => Some(tells.tell(&id, stored.twin.desired.version, wire::text(&patch)?)),
+            None => None,
+        };
+        // The next one need not wait for a gateway.
+        drop(turn);
+        if let Some(told) = told {
+            // The change stands, whatever comes of it.
+            let _ = timeout(TELLING, told).await;
         }
         Ok(stored)
-    }
-
-    /// A device that is not connected, or cannot be told, reads its twin when it connects again.
-    async fn tell(&self, id: &Identity, version: u64, patch: &Object) {
-        let told = async {
-            let patch = wire::text(patch)?;
-            self.0.context.links.notify_desired(id, version, patch.as_bytes()).await
-        };
-        if let Err(error) = told.await {
-            warn!(%id, version, %error, "a device was not told of its desired properties");
-        }
     }
 
     async fn failed(&self, id: &Identity, error: StoreError) -> HubError {
@@ -143,7 +156,7 @@ impl Service {
         let device = id.device_id();
         if id.module_id().is_some() {
             let device = Identity::device(device).map_err(StoreError::Refused)?;
-            if self.0.context.store.twin_get(&device).await?.is_some() {
+            if self.0.store.twin_get(&device).await?.is_some() {
                 let why = format!("the module {id} is not registered");
                 return Ok(HubError::new(ErrorCode::ModuleNotFound, why));
             }

@@ -25,6 +25,8 @@ pub struct Twin {
     pub tags: Object,
     pub desired: Section,
     pub reported: Section,
+    /// Of the newest connection that has reported; 0: none.
+    pub reported_epoch: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,7 @@ pub struct Update {
 /// What a device reports. It keeps the rules, or there is none.
 #[derive(Clone, Debug)]
 pub struct Report {
+    epoch: u64,
     if_version: Option<u64>,
     patch: Object,
 }
@@ -137,7 +140,12 @@ impl Update {
 impl Report {
     /// Reads a JSON object. With `if_version` it counts only if that is the stored version.
     pub fn read(text: &[u8], if_version: Option<u64>, limits: &Limits) -> Result<Self, HubError> {
-        Ok(Self { if_version, patch: patch::read(Part::Reported, text, limits)? })
+        Ok(Self { epoch: 0, if_version, patch: patch::read(Part::Reported, text, limits)? })
+    }
+
+    /// Made by the connection of this epoch: refused once a newer one has reported. 0: by none.
+    pub fn of_connection(self, epoch: u64) -> Self {
+        Self { epoch, ..self }
     }
 }
 
@@ -171,6 +179,7 @@ impl Twin {
             tags: Object::new(),
             desired: Section::new(now, true),
             reported: Section::new(now, false),
+            reported_epoch: 0,
         }
     }
 
@@ -224,7 +233,12 @@ impl Twin {
     /// Applies what a device reports, or refuses it and stays as it is. Returns whether there was
     /// anything to apply.
     pub fn report(&mut self, report: &Report, now: i64, limits: &Limits) -> Result<bool, HubError> {
-        let Report { if_version, patch } = report;
+        let Report { epoch, if_version, patch } = report;
+        // It was sent before what the newer one sent, and only comes after it.
+        if (1..self.reported_epoch).contains(epoch) {
+            let why = "a newer connection of the device has reported since";
+            return Err(HubError::new(ErrorCode::PreconditionFailed, why));
+        }
         let version = self.reported.version;
         if if_version.is_some_and(|wanted| wanted != version) {
             let why = format!("the reported properties were changed since: version {version}");
@@ -235,6 +249,7 @@ impl Twin {
         }
         let properties = Part::Reported.change(&self.reported.properties, patch, false, limits)?;
         self.reported.set(properties, patch, now, false);
+        self.reported_epoch = self.reported_epoch.max(*epoch);
         self.version += 1;
         Ok(true)
     }

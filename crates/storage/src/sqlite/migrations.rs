@@ -79,6 +79,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
         '{}', json_object('$lastUpdated', now, '$lastUpdatedVersion', 1), 1,
         '{}', json_object('$lastUpdated', now), 1
         FROM identity, (SELECT strftime('%Y-%m-%dT%H:%M:%f0000Z', 'now') AS now);",
+    // 6: which connection of a device has reported last.
+    "ALTER TABLE twin ADD COLUMN reported_epoch INTEGER NOT NULL DEFAULT 0;",
 ];
 
 pub(super) fn known() -> u32 {

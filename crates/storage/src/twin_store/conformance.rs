@@ -205,6 +205,33 @@ pub async fn a_refused_change_changes_nothing(stores: Stores) {
     assert_eq!(stores.report("d", report(json!({"b": 1}), Some(1))).await.expect("it matches"), 2);
 }
 
+/// A report that was on its way when its connection was taken over may come after the new one's.
+pub async fn a_former_connection_does_not_report_after_a_newer_one(stores: Stores) {
+    stores.create("d").await;
+    let patch = |n: u64, epoch| report(json!({"n": n}), None).of_connection(epoch);
+    for (n, epoch) in [(1, 7), (2, 7), (3, 9)] {
+        assert_eq!(stores.report("d", patch(n, epoch)).await.expect("report"), n + 1);
+    }
+    let before = stores.twin("d").await;
+    assert_eq!(before.reported_epoch, 9);
+    let empty = report(json!({}), None).of_connection(7);
+    for late in [patch(4, 7), patch(4, 8), patch(4, 1), empty] {
+        refused(stores.report("d", late).await, ErrorCode::PreconditionFailed);
+    }
+    assert_eq!(stores.twin("d").await, before);
+    // Who has no connection has no predecessor; it is nobody's successor either.
+    assert_eq!(stores.report("d", patch(4, 0)).await.expect("report"), 5);
+    assert_eq!(stores.report("d", patch(5, 9)).await.expect("report"), 6);
+    refused(stores.report("d", patch(6, 8)).await, ErrorCode::PreconditionFailed);
+    stores.update("d", update(json!({}), json!({"a": 1}))).await.expect("update");
+    assert_eq!(stores.twin("d").await.reported_epoch, 9);
+
+    // A device made anew has new connections.
+    stores.devices.identity_delete(&id("d"), IfMatch::Any).await.expect("delete");
+    stores.create("d").await;
+    assert_eq!(stores.report("d", patch(1, 1)).await.expect("report"), 2);
+}
+
 pub async fn a_twin_is_read_beside_its_identity(stores: Stores) {
     stores.create("d").await;
     let session = Session { model_id: Some("dtmi:a;1".into()), ..Session::default() };

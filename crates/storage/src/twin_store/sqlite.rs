@@ -88,10 +88,10 @@ fn find(db: &Connection, id: &Identity) -> Result<Option<Twin>, StoreError> {
 pub(crate) fn put(db: &Connection, id: &Identity, twin: &Twin) -> Result<(), StoreError> {
     let sql = "INSERT OR REPLACE INTO twin (device_id, module_id, etag, version, tags,
                    desired, desired_metadata, desired_version,
-                   reported, reported_metadata, reported_version)
+                   reported, reported_metadata, reported_version, reported_epoch)
                VALUES (:device_id, :module_id, :etag, :version, :tags,
                    :desired, :desired_metadata, :desired_version,
-                   :reported, :reported_metadata, :reported_version)";
+                   :reported, :reported_metadata, :reported_version, :reported_epoch)";
     db.prepare_cached(sql)?.execute(named_params! {
         ":device_id": id.device_id(),
         ":module_id": id.module_id().unwrap_or_default(),
@@ -104,6 +104,7 @@ pub(crate) fn put(db: &Connection, id: &Identity, twin: &Twin) -> Result<(), Sto
         ":reported": text(&twin.reported.properties)?,
         ":reported_metadata": text(&twin.reported.metadata)?,
         ":reported_version": twin.reported.version.cast_signed(),
+        ":reported_epoch": twin.reported_epoch.cast_signed(),
     })?;
     Ok(())
 }
@@ -122,6 +123,7 @@ fn from_row(row: &Row<'_>) -> Result<Twin, StoreError> {
         tags: object(row, "tags")?,
         desired: section("desired", "desired_metadata", "desired_version")?,
         reported: section("reported", "reported_metadata", "reported_version")?,
+        reported_epoch: counter(row, "reported_epoch")?,
     })
 }
 

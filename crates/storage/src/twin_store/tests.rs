@@ -36,6 +36,7 @@ conforms!(
     an_update_is_stored_as_it_is_answered,
     numbers_and_strings_are_read_back_as_written,
     a_refused_change_changes_nothing,
+    a_former_connection_does_not_report_after_a_newer_one,
     a_twin_is_read_beside_its_identity,
     concurrent_changes_lose_nothing,
     of_concurrent_updates_under_an_etag_one_wins,

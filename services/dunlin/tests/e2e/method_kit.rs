@@ -100,10 +100,10 @@ pub fn called(raw: &mut Raw) -> impl Future<Output = Called> + '_ {
 }
 
 /// An answer of QoS 0, as most SDKs send it.
-pub fn answer(status: i32, rid: &str, payload: impl AsRef<[u8]>) -> Vec<u8> {
+pub fn answer(status: i64, rid: &str, payload: impl AsRef<[u8]>) -> Vec<u8> {
     publish(0, &answer_topic(status, rid), 0, payload.as_ref())
 }
 
-pub fn answer_topic(status: i32, rid: &str) -> String {
+pub fn answer_topic(status: i64, rid: &str) -> String {
     format!("$iothub/methods/res/{status}/?$rid={rid}")
 }

@@ -95,3 +95,106 @@ impl<F: Filter> AsyncWrite for Bridge<F> {
         self.bounded(closed, cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use ntex::SharedCfg;
+    use ntex::io::testing::IoTest;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Ends no test that goes well.
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// Runs a test on a thread as connections have it: with a peer, and a bridge to it.
+    fn with_peer<T: Future<Output = ()>>(
+        patience: Duration,
+        test: impl FnOnce(IoTest, Bridge<ntex::io::Base>) -> T + 'static,
+    ) {
+        let system = ntex::rt::System::build().disable_signals().build(ntex::rt::DefaultRuntime);
+        system.block_on(async move {
+            let (peer, here) = IoTest::create();
+            let bridge = Bridge::new(Io::new(here, SharedCfg::default()), patience);
+            tokio::time::timeout(LONG, test(peer, bridge)).await.expect("in time");
+        });
+    }
+
+    /// Writes for as long as that is taken at once.
+    async fn fill(bridge: &mut Bridge<ntex::io::Base>) -> Vec<u8> {
+        let mut taken = Vec::new();
+        for n in 0..=u8::MAX {
+            let part = [n; 4_096];
+            match poll_fn(|cx| Poll::Ready(Pin::new(&mut *bridge).poll_write(cx, &part))).await {
+                Poll::Ready(length) => taken.extend(&part[..length.expect("taken")]),
+                Poll::Pending => return taken,
+            }
+        }
+        panic!("it takes any amount");
+    }
+
+    #[test]
+    fn what_the_peer_sends_is_read_to_its_end() {
+        with_peer(LONG, async |peer, mut bridge| {
+            peer.write("hello");
+            let mut part = [0; 3];
+            assert_eq!(bridge.read(&mut part).await.expect("read"), 3);
+            assert_eq!(&part, b"hel");
+            assert_eq!(bridge.read(&mut part).await.expect("read"), 2);
+            assert_eq!(&part[..2], b"lo");
+            peer.write("!");
+            peer.close().await;
+            let mut rest = Vec::new();
+            bridge.read_to_end(&mut rest).await.expect("an end");
+            assert_eq!(rest, b"!");
+            assert_eq!(bridge.read(&mut part).await.expect("still the end"), 0);
+        });
+    }
+
+    #[test]
+    fn output_waits_for_a_peer_that_is_slow() {
+        with_peer(LONG, async |peer, mut bridge| {
+            let mut sent = fill(&mut bridge).await;
+            assert!(!sent.is_empty());
+            assert!(peer.read_any().is_empty());
+            peer.remote_buffer_cap(1 << 20);
+            // There is room again, and nothing was lost or repeated.
+            bridge.write_all(b"more").await.expect("written");
+            sent.extend(b"more");
+            bridge.flush().await.expect("flushed");
+            assert!(peer.read_any() == sent);
+        });
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_is_given_up() {
+        let patience = Duration::from_millis(10);
+        with_peer(patience, async |_peer, mut bridge| {
+            fill(&mut bridge).await;
+            let error = bridge.write_all(b"more").await.expect_err("it takes nothing");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            bridge.flush().await.expect_err("it is over");
+            assert_eq!(bridge.read(&mut [0]).await.unwrap_or(0), 0);
+        });
+        with_peer(patience, async |_peer, mut bridge| {
+            bridge.write_all(b"a little").await.expect("taken");
+            let error = bridge.flush().await.expect_err("it takes nothing");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        });
+    }
+
+    #[test]
+    fn a_shutdown_comes_after_what_was_written() {
+        with_peer(LONG, async |peer, mut bridge| {
+            peer.remote_buffer_cap(1 << 20);
+            bridge.write_all(b"bye").await.expect("written");
+            bridge.shutdown().await.expect("shut down");
+            assert_eq!(peer.read().await.expect("read"), "bye");
+            while !peer.is_closed() {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+}

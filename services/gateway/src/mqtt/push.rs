@@ -134,15 +134,24 @@ impl Connection {
         );
     }
 
-    /// The device has answered a call; a second time, or too late, nobody waits for it.
-    pub(super) fn method_answered(&self, rid: &str, status: i32, payload: &[u8]) {
+    /// The device has answered a call; a second time, or too late, nobody waits for it. Without a
+    /// status: with one beyond 64 bits.
+    pub(super) fn method_answered(&self, rid: &str, status: Option<i64>, payload: &[u8]) {
         let pending = self.if_rare(|rare| {
             let at = rare.calls.iter().position(|call| guid(call.rid) == rid)?;
             Some(rare.calls.swap_remove(at))
         });
         if let Some(Some(pending)) = pending {
-            let answer = MethodAnswer { status, payload: payload.to_vec() };
-            let _ = pending.answer.send(Ok(Outcome::Answer(answer)));
+            let answer = match status {
+                Some(status) => {
+                    Ok(Outcome::Answer(MethodAnswer { status, payload: payload.to_vec() }))
+                }
+                None => Err(HubError::new(
+                    ErrorCode::InvalidResponseWhileProxying,
+                    "The device answered with a status that is no 64-bit integer",
+                )),
+            };
+            let _ = pending.answer.send(answer);
         }
         self.tidy();
     }

@@ -14,8 +14,8 @@ pub enum Topic<'a> {
     TwinGet { rid: &'a str },
     /// Reported properties; only if they have this version (not yet read).
     TwinReported { rid: &'a str, version: Option<&'a str> },
-    /// The answer to a method call.
-    MethodAnswer { status: i32, rid: &'a str },
+    /// The answer to a method call. The status is any integer; `None`: one beyond 64 bits.
+    MethodAnswer { status: Option<i64>, rid: &'a str },
 }
 
 /// Reads a topic as `id` may use it. `None`: not a topic of the hub, or another identity's.
@@ -58,10 +58,17 @@ fn request(rest: &str) -> Option<Topic<'_>> {
             Some(Topic::TwinReported { rid, version: item("$version") })
         }
         _ => {
-            let status = path.strip_prefix("methods/res/")?.parse().ok()?;
+            let status = integer(path.strip_prefix("methods/res/")?)?;
             Some(Topic::MethodAnswer { status, rid })
         }
     }
+}
+
+/// `None`: it is no integer. `Some(None)`: it is one beyond 64 bits.
+fn integer(text: &str) -> Option<Option<i64>> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_integer.then(|| text.parse().ok())
 }
 
 #[cfg(test)]
@@ -112,7 +119,19 @@ mod tests {
             ),
             (
                 "$iothub/methods/res/-1/?$rid=7&p=q",
-                Some(Topic::MethodAnswer { status: -1, rid: "7" }),
+                Some(Topic::MethodAnswer { status: Some(-1), rid: "7" }),
+            ),
+            (
+                "$iothub/methods/res/-9223372036854775808/?$rid=7",
+                Some(Topic::MethodAnswer { status: Some(i64::MIN), rid: "7" }),
+            ),
+            (
+                "$iothub/methods/res/9223372036854775808/?$rid=7",
+                Some(Topic::MethodAnswer { status: None, rid: "7" }),
+            ),
+            (
+                "$iothub/methods/res/-99999999999999999999/?$rid=7",
+                Some(Topic::MethodAnswer { status: None, rid: "7" }),
             ),
             ("$iothub/twin/GET/", None),
             ("$iothub/twin/GET/?rid=7", None),
@@ -121,7 +140,9 @@ mod tests {
             ("$iothub/twin/res/200/?$rid=7", None),
             ("$iothub/methods/POST/a/?$rid=7", None),
             ("$iothub/methods/res/ok/?$rid=7", None),
-            ("$iothub/methods/res/99999999999/?$rid=7", None),
+            ("$iothub/methods/res//?$rid=7", None),
+            ("$iothub/methods/res/-/?$rid=7", None),
+            ("$iothub/methods/res/99999999999999999999x/?$rid=7", None),
             ("$iothub/", None),
             (&format!("$iothub/twin/GET/?$rid={}", "r".repeat(1_025)), None),
         ] {

@@ -72,8 +72,9 @@ impl Connection {
             Err(refused) => return queue.tell(key, Message::Twin(Err(refused))),
         };
         let (gateway, id) = (worker.gateway.clone(), self.session.identity().clone());
+        let epoch = self.session.epoch();
         worker.gateway.runtime.spawn(async move {
-            let answer = gateway.twin(&id, request).await;
+            let answer = gateway.twin(&id, epoch, request).await;
             queue.tell(key, Message::Twin(answer));
         });
     }

@@ -5,16 +5,16 @@ use std::time::Duration;
 use dunlin_model::ErrorCode::{
     ArgumentInvalid, DeviceConnectionClosedRemotely, DeviceMaximumInflightMethodExceeded,
     DeviceNotFound, DeviceNotOnline, GatewayTimeout, GenericTimeout, InvalidResponseWhileProxying,
-    MessageTooLarge, ModuleNotFound, ServiceUnavailable,
+    MessageTooLarge, ModuleNotFound, ServerBusy, ServiceUnavailable,
 };
 
 use crate::*;
 
 /// What comes, and after how many milliseconds.
-type End = (Result<(i32, &'static str), ErrorCode>, u64);
+type End = (Result<(i64, &'static str), ErrorCode>, u64);
 
 #[track_caller]
-fn check(what: &str, got: (Result<(i32, String), HubError>, Duration), want: End) {
+fn check(what: &str, got: (Result<(i64, String), HubError>, Duration), want: End) {
     let (result, after) = got;
     let result = match &result {
         Ok((status, payload)) => Ok((*status, payload.as_str())),
@@ -79,11 +79,12 @@ async fn a_device_that_is_not_there() {
 
 #[tokio::test(start_paused = true)]
 async fn a_device_that_comes_in_time() {
+    // Looks are at 0, 0.25 and 0.75 s, then every second.
     for (method, response, want) in [
-        ("answer", 30, (Ok((201, r#"{ "a": 1e400 }"#)), 10_000)),
+        ("answer", 30, (Ok((201, r#"{ "a": 1e400 }"#)), 10_750)),
         ("answer-39", 30, (Ok((201, r#"{ "a": 1e400 }"#)), 39_000)),
-        // Delivered at 10 s, with 20 s for connecting: 30 s are over before the caller's 49.5 s.
-        ("beSilent", 30, (Err(GatewayTimeout), 40_000)),
+        // With 20 s for connecting: 30 s are over before the caller's 49.5 s.
+        ("beSilent", 30, (Err(GatewayTimeout), 40_750)),
         ("disconnect-12", 30, (Err(DeviceConnectionClosedRemotely), 12_000)),
     ] {
         let hub = Hub::start();
@@ -122,9 +123,9 @@ async fn a_device_that_takes_no_methods() {
     for (method, connect, want) in [
         ("subscribe-1", 0, (Err(DeviceNotOnline), 0)),
         ("subscribe-10", 9, (Err(DeviceNotOnline), 9_000)),
-        ("subscribe-10", 20, (Ok((200, "true")), 10_000)),
-        // Looks begin every 350 ms, the last one when the second is over.
-        ("refuseSlowly", 1, (Err(DeviceNotOnline), 1_100)),
+        ("subscribe-10", 20, (Ok((200, "true")), 10_750)),
+        // Looks begin at 0, 350 and 950 ms; the second is over when the last one ends.
+        ("refuseSlowly", 1, (Err(DeviceNotOnline), 1_050)),
     ] {
         let hub = Hub::start();
         hub.connect("d").await;
@@ -208,9 +209,37 @@ async fn a_caller_that_goes_away_cancels() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_setting_raises_the_response_timeout() {
+async fn only_so_many_calls_wait_for_their_devices() {
+    const PLACES: usize = 10_000;
+    let hub = Hub::start();
+    hub.connect("d").await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..=PLACES {
+        let mut client = hub.client.clone();
+        calls.spawn(async move { client.invoke_method(call("d/m", "answer", 30, 20)).await });
+    }
+    let mut refused = async || {
+        let answer = calls.join_next().await.expect("a call").expect("no panic");
+        from_status(&answer.expect_err("the module is not there"))
+    };
+    let error = refused().await;
+    assert_eq!(error.code, ServerBusy, "{error}");
+    // Who need not wait is served.
+    check("one more", hub.invoke(call("d/m", "answer", 30, 0)).await, (Err(DeviceNotOnline), 0));
+    let there = hub.invoke(call("d", "answer", 30, 20)).await;
+    check("of a device that is there", there, (Ok((201, r#"{ "a": 1e400 }"#)), 0));
+    for _ in 0..PLACES {
+        assert_eq!(refused().await.code, DeviceNotOnline);
+    }
+    let again = hub.invoke(call("d/m", "answer", 30, 5)).await;
+    check("places come free", again, (Err(DeviceNotOnline), 25_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_have_their_ranges() {
     for good in [300, 3_600] {
-        let hub = Hub::start_with(Config { max_response_seconds: good }).expect("allowed");
+        let config = Config { max_response_seconds: good, ..Config::default() };
+        let hub = Hub::start_with(config).expect("allowed");
         hub.connect("d").await;
         let good = i64::from(good);
         let got = hub.invoke(call("d", "beSilent", good, 0)).await;
@@ -219,7 +248,13 @@ async fn a_setting_raises_the_response_timeout() {
         assert_eq!(error.message, format!("responseTimeoutInSeconds must be within [5; {good}]."));
     }
     for bad in [0, 299, 3_601] {
-        let error = Hub::start_with(Config { max_response_seconds: bad }).err().expect("refused");
+        let config = Config { max_response_seconds: bad, ..Config::default() };
+        let error = Hub::start_with(config).err().expect("refused");
         assert!(error.to_string().contains(&format!("is {bad}")), "{error}");
+    }
+    for bad in [0, 8_191, 131_073] {
+        let error = Hub::start_with(Config { payload_bytes: bad, ..Config::default() });
+        let error = error.err().expect("refused").to_string();
+        assert!(error.contains(&format!("payload_bytes is {bad}")), "{error}");
     }
 }

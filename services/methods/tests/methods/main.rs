@@ -178,7 +178,7 @@ impl Hub {
     async fn invoke(
         &self,
         request: v1::InvokeMethodRequest,
-    ) -> (Result<(i32, String), HubError>, Duration) {
+    ) -> (Result<(i64, String), HubError>, Duration) {
         let answer = self.client.clone().invoke_method(request).await;
         let result = answer.map(Response::into_inner).map_err(|status| from_status(&status));
         (result.map(|answer| (answer.status, answer.payload)), self.started.elapsed())

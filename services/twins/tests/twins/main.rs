@@ -37,24 +37,61 @@ struct Hub {
     _folder: TempDir,
 }
 
-/// Takes note of what is told. While `gate` has no permits, it has begun to, and waits.
+/// Takes note of what is told, and of connections it ends (`null`). While `gate` has no permits, it
+/// has begun to tell, and waits.
 #[derive(Clone)]
 struct Gateway {
     gate: Arc<Semaphore>,
     begun: Arc<Semaphore>,
-    broken: Arc<Mutex<bool>>,
+    /// How often it still fails to tell, and to end a connection.
+    failures: Arc<Mutex<(u32, u32)>>,
     /// Whom it is being told of right now.
     busy: Arc<Mutex<HashSet<String>>>,
     notes: mpsc::UnboundedSender<(String, Value)>,
+}
+
+/// Tells somebody something, or gives up: whoever asked has hung up.
+struct Busy<'a> {
+    gateway: &'a Gateway,
+    id: &'a str,
+    alone: bool,
+}
+
+impl<'a> Busy<'a> {
+    fn new(gateway: &'a Gateway, id: &'a str) -> Self {
+        let alone = gateway.busy.lock().expect("whole").insert(id.to_owned());
+        Self { gateway, id, alone }
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.gateway.busy.lock().expect("whole").remove(self.id);
+    }
+}
+
+fn fail(left: &mut u32) -> Result<(), tonic::Status> {
+    match left.checked_sub(1) {
+        None => Ok(()),
+        Some(rest) => {
+            *left = rest;
+            Err(tonic::Status::unavailable("on purpose"))
+        }
+    }
 }
 
 #[tonic::async_trait]
 impl DeviceLink for Gateway {
     async fn disconnect(
         &self,
-        _: Request<v1::DisconnectRequest>,
+        request: Request<v1::DisconnectRequest>,
     ) -> Result<Response<v1::DisconnectResponse>, tonic::Status> {
-        Err(tonic::Status::unimplemented("not of a twin"))
+        let request = request.into_inner();
+        let closed = ErrorCode::DeviceConnectionClosedRemotely;
+        assert_eq!(ErrorCode::from_number(request.reason), Some(closed));
+        fail(&mut self.failures.lock().expect("whole").1)?;
+        self.notes.send((request.identity, Value::Null)).expect("somebody reads");
+        Ok(Response::new(v1::DisconnectResponse { found: true }))
     }
 
     async fn invoke(
@@ -69,13 +106,12 @@ impl DeviceLink for Gateway {
         request: Request<v1::NotifyDesiredRequest>,
     ) -> Result<Response<v1::NotifyDesiredResponse>, tonic::Status> {
         let request = request.into_inner();
-        let alone = self.busy.lock().expect("whole").insert(request.identity.clone());
+        let busy = Busy::new(self, &request.identity);
         self.begun.add_permits(1);
         self.gate.acquire().await.expect("open").forget();
-        self.busy.lock().expect("whole").remove(&request.identity);
-        if *self.broken.lock().expect("whole") {
-            return Err(tonic::Status::unavailable("on purpose"));
-        }
+        let alone = busy.alone;
+        drop(busy);
+        fail(&mut self.failures.lock().expect("whole").0)?;
         let patch: Value = serde_json::from_slice(&request.patch).expect("JSON");
         assert_eq!(patch["$version"], request.version);
         let patch = if alone { patch } else { Value::from("told of two versions at once") };
@@ -96,7 +132,7 @@ impl Hub {
         let gateway = Gateway {
             gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             begun: Arc::new(Semaphore::new(0)),
-            broken: Arc::default(),
+            failures: Arc::default(),
             busy: Arc::default(),
             notes,
         };
@@ -140,7 +176,7 @@ impl Hub {
         if_version: Option<u64>,
     ) -> Result<u64, HubError> {
         let patch = patch.as_bytes().to_vec();
-        let request = v1::UpdateReportedRequest { id: id.to_owned(), patch, if_version };
+        let request = v1::UpdateReportedRequest { id: id.to_owned(), patch, if_version, epoch: 0 };
         code(self.client.clone().update_reported(request).await).map(|answer| answer.version)
     }
 }

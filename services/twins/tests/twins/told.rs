@@ -25,14 +25,10 @@ async fn a_connected_device_is_told_what_changed() {
         (replace, Some(json!({"a": null}))),
     ] {
         let twin = hub.update(request).await.expect("updated");
-        // Who was told has been told by now.
-        let told = hub.told.try_recv().ok();
-        let version = twin.desired.expect("desired").version;
-        let want = want.and_then(|mut patch| {
-            patch["$version"] = json!(version);
-            note("d", patch)
-        });
-        assert_eq!(told, want);
+        if let Some(mut want) = want {
+            want["$version"] = json!(twin.desired.expect("desired").version);
+            assert_eq!(soon(hub.told.recv()).await, note("d", want));
+        }
     }
 }
 
@@ -78,7 +74,7 @@ async fn what_is_stored_is_told_also_when_the_caller_has_gone() {
     call.abort();
     assert!(call.await.expect_err("it is gone").is_cancelled());
 
-    // Another device's update does not wait for this one's turn, a second of the same does.
+    // Another device is told meanwhile; of a second change of the same it is told afterwards.
     let mut client = hub.client.clone();
     let other = tokio::spawn(async move { client.update_twin(desired("e", r#"{"a":1}"#)).await });
     soon(hub.gateway.begun.acquire()).await.expect("open").forget();
@@ -99,13 +95,47 @@ async fn what_is_stored_is_told_also_when_the_caller_has_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_stands_though_its_device_cannot_be_told() {
+async fn what_could_not_be_told_is_told_again_before_what_came_after_it() {
     let mut hub = Hub::start().await;
     hub.connect("d").await;
-    *hub.gateway.broken.lock().expect("whole") = true;
-    let twin = hub.update(desired("d", r#"{"a":1}"#)).await.expect("updated");
-    assert_eq!(hub.get("d").await, Ok(twin));
-    *hub.gateway.broken.lock().expect("whole") = false;
+    hub.gateway.failures.lock().expect("whole").0 = 2;
+    let twin = hub.update(desired("d", r#"{"a":{"x":1}}"#)).await.expect("updated");
+    assert_eq!(hub.get("d").await, Ok(twin), "the update stands");
+    hub.update(desired("d", r#"{"a":null}"#)).await.expect("updated");
+    hub.update(desired("d", r#"{"a":{"y":1}}"#)).await.expect("updated");
+    for want in [
+        json!({"a": {"x": 1}, "$version": 2}),
+        json!({"a": null, "$version": 3}),
+        json!({"a": {"y": 1}, "$version": 4}),
+    ] {
+        assert_eq!(soon(hub.told.recv()).await, note("d", want));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_be_told_is_disconnected() {
+    let mut hub = Hub::start().await;
+    hub.connect("d").await;
+    // Three tries to tell; the second try to end succeeds.
+    *hub.gateway.failures.lock().expect("whole") = (3, 1);
+    hub.update(desired("d", r#"{"a":1}"#)).await.expect("updated");
+    assert_eq!(soon(hub.told.recv()).await, note("d", Value::Null));
     hub.update(desired("d", r#"{"b":1}"#)).await.expect("updated");
-    assert_eq!(hub.told.try_recv().ok(), note("d", json!({"b": 1, "$version": 3})));
+    assert_eq!(soon(hub.told.recv()).await, note("d", json!({"b": 1, "$version": 3})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_hangs_holds_up_no_update() {
+    let mut hub = Hub::start().await;
+    hub.connect("d").await;
+    hub.gateway.gate.forget_permits(Semaphore::MAX_PERMITS);
+    for version in 2..5 {
+        let twin = soon(hub.update(desired("d", r#"{"a":1}"#))).await.expect("updated");
+        assert_eq!(twin.desired.expect("desired").version, version);
+    }
+    // It was never told: in the end it is to read its twin.
+    assert_eq!(soon(hub.told.recv()).await, note("d", Value::Null));
+    hub.gateway.gate.add_permits(8);
+    hub.update(desired("d", r#"{"a":2}"#)).await.expect("updated");
+    assert_eq!(soon(hub.told.recv()).await, note("d", json!({"a": 2, "$version": 5})));
 }
