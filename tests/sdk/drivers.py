@@ -69,6 +69,12 @@ class Driver:
     def connect_token(self, token, ca):
         return self._connect(token=token, ca=str(ca))
 
+    def connect_certificate(self, device, certificate, ca):
+        """`certificate`: PEM files of a chain, leaf first, and of its key."""
+        chain, key = map(str, certificate)
+        return self._connect(certificate=chain, key=key, host=device.host, device_id=device.id,
+                             module_id=device.module_id, ca=str(ca))
+
     def _connect(self, **options):
         return self.ask("connect", transport=self.transport, **options)
 

@@ -221,6 +221,7 @@ mod tests {
             x509: false,
         };
         assert_eq!(options, Ok(want));
+        assert!(parsed("idle --x509").is_ok_and(|options| options.x509));
         for line in [
             "",
             "fast",

@@ -1,6 +1,7 @@
 // Driver of the official Node device SDK, unmodified: see ../drivers.py.
 'use strict';
 
+const fs = require('fs');
 const readline = require('readline');
 const { NoRetry } = require('azure-iot-common');
 const { Client, ModuleClient, Message, SharedAccessKeyAuthenticationProvider } = require('azure-iot-device');
@@ -16,6 +17,9 @@ let client = null;
 function create(ask) {
   const transport = ask.transport === 'websocket' ? MqttWs : Mqtt;
   if (ask.token) return Client.fromSharedAccessSignature(ask.token, transport);
+  if (ask.certificate) {
+    return Client.fromConnectionString(`HostName=${ask.host};DeviceId=${ask.device_id};x509=true`, transport);
+  }
   const kind = ask.connection_string.includes(';ModuleId=') ? ModuleClient : Client;
   if (!ask.ttl) return kind.fromConnectionString(ask.connection_string, transport);
   const provider = SharedAccessKeyAuthenticationProvider.fromConnectionString(
@@ -31,7 +35,12 @@ async function connect(ask) {
     // Without a listener an error of the SDK's would end the process.
     client.on('error', (error) => say({ event: 'error', type: error.name }));
     if (!ask.retry) client.setRetryPolicy(new NoRetry());
-    if (ask.ca) await client.setOptions({ ca: ask.ca });
+    const options = ask.ca ? { ca: ask.ca } : {};
+    if (ask.certificate) {
+      options.cert = fs.readFileSync(ask.certificate, 'ascii');
+      options.key = fs.readFileSync(ask.key, 'ascii');
+    }
+    if (ask.ca || ask.certificate) await client.setOptions(options);
   }
   await client.open();
 }

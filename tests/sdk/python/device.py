@@ -8,7 +8,7 @@ import time
 from unittest import mock
 from urllib.parse import parse_qs
 
-from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message, MethodResponse
+from azure.iot.device import X509, IoTHubDeviceClient, IoTHubModuleClient, Message, MethodResponse
 
 _stdout = threading.Lock()
 
@@ -49,6 +49,11 @@ class Client:
             expiry = int(parse_qs(ask["token"].split(" ", 1)[1])["se"][0])
             with mock.patch("time.time", return_value=min(time.time(), expiry - 1)):
                 return IoTHubDeviceClient.create_from_sastoken(ask["token"], **options)
+        if "certificate" in ask:
+            kind = IoTHubModuleClient if ask.get("module_id") else IoTHubDeviceClient
+            module = {"module_id": ask["module_id"]} if ask.get("module_id") else {}
+            return kind.create_from_x509_certificate(
+                X509(ask["certificate"], ask["key"]), ask["host"], ask["device_id"], **module, **options)
         text = ask["connection_string"]
         if "ttl" in ask:
             options["sastoken_ttl"] = ask["ttl"]

@@ -1,3 +1,5 @@
+//! What a certificate proves and what not, by certificates made for it.
+
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair as Pair, KeyUsagePurpose, date_time_ymd,

@@ -78,6 +78,16 @@ pub(super) enum KeyType {
     Secondary,
 }
 
+impl KeyType {
+    /// Where it stands in an identity.
+    fn pointer(self) -> &'static str {
+        match self {
+            Self::Primary => PRIMARY,
+            Self::Secondary => SECONDARY,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Renewal {
     Primary,
@@ -259,10 +269,15 @@ pub(super) async fn connection_string(
     id: Identity,
     which: KeyType,
 ) -> Result<(), Failure> {
-    let key = key(client, &id, which).await?;
+    let identity = client.device_get(id.as_str()).await?;
     // Without the HTTPS port that the login may carry: a device's SDK takes a port for MQTT's, or
     // for a part of the name (docs/adr/0004-device-connection-strings.md).
     let host = client.login().hostname().to_owned();
+    if let "selfSigned" | "certificateAuthority" = text(&identity, "/authentication/type") {
+        let module = id.module_id().map(|module| format!(";ModuleId={module}")).unwrap_or_default();
+        return line(&format!("HostName={host};DeviceId={}{module};x509=true", id.device_id()));
+    }
+    let key = key_in(&identity, &id, which.pointer())?;
     line(&ConnectionString { host, signer: Signer::Identity(id), key }.to_string())
 }
 
@@ -286,12 +301,7 @@ pub(super) fn token(host: &str, id: &Identity, key: &Key, seconds: u64) -> Strin
 }
 
 async fn key(client: &Client, id: &Identity, which: KeyType) -> Result<Key, Failure> {
-    let identity = client.device_get(id.as_str()).await?;
-    let name = match which {
-        KeyType::Primary => PRIMARY,
-        KeyType::Secondary => SECONDARY,
-    };
-    key_in(&identity, id, name)
+    key_in(&client.device_get(id.as_str()).await?, id, which.pointer())
 }
 
 /// The primary key of an identity that was read.

@@ -77,7 +77,7 @@ fn keys_are_renewed_and_change_places() {
     let edge = told(data, &["device", "create", "-d", "e", "--edge-enabled", "--json"]);
     assert_eq!(edge["capabilities"]["iotEdge"], true);
     good(&ask(data, &["device", "create", "-d", "a", "--auth-method", "x509_ca"]));
-    bad(&ask(data, &["device", "connection-string", "-d", "a"]), 2, "certificateAuthority");
+    bad(&ask(data, &["device", "sas-token", "-d", "a"]), 2, "certificateAuthority");
 }
 
 #[test]

@@ -180,6 +180,10 @@ fn the_command_line_leads_from_a_ca_to_a_device() {
         serde_json::from_str(&good(&ask(data, &["ca", "show", "-n", "factory"]))).expect("JSON");
     assert_eq!(shown["isVerified"], true);
 
+    good(&ask(data, &["device", "create", "-d", "d", "--auth-method", "x509_ca"]));
+    let said = good(&ask(data, &["device", "connection-string", "-d", "d"]));
+    assert_eq!(said.trim_end(), "HostName=localhost;DeviceId=d;x509=true");
+
     bad(&ask(data, &["ca", "add", "-n", "x", "--path", "/no/such.pem"]), 2, "cannot read");
     bad(&ask(data, &["ca", "add", "-n", "factory", "--path", &path]), 1, "already");
     bad(&ask(data, &["ca", "show", "-n", "nobody"]), 1, "dunlin ca list");
