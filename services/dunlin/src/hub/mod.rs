@@ -105,6 +105,9 @@ impl Hub {
                     mesh: mesh.clone(),
                     links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
                 })?,
+                Role::C2d => dunlin_c2d::build(dunlin_c2d::Context {
+                    links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
+                }),
                 Role::Api => dunlin_api::build(dunlin_api::Context {
                     mesh: mesh.clone(),
                     events: stores.events.clone(),
