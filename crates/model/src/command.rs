@@ -1,6 +1,7 @@
 //! A C2D message ("command" on the wire), what may become of it, and the lock it is handed out
 //! under.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -70,8 +71,14 @@ impl Command {
                 ));
             }
         }
-        if self.properties.iter().any(|(name, _)| name.is_empty()) {
-            return Err("an application property has no name".to_owned());
+        let mut names = HashSet::new();
+        for (name, _) in &self.properties {
+            if name.is_empty() {
+                return Err("an application property has no name".to_owned());
+            }
+            if !names.insert(name) {
+                return Err("an application property is there twice".to_owned());
+            }
         }
         // HTTP has no way to carry them, and no head may be made to write a header of its own.
         let system = [&self.user_id, &self.content_type, &self.content_encoding];
@@ -279,6 +286,8 @@ mod tests {
             let properties = vec![(name.into(), value.into())];
             check(Command { properties, ..of(0) }, Err(ErrorCode::ArgumentInvalid));
         }
+        let properties = vec![("x".into(), "1".into()), ("x".into(), "2".into())];
+        check(Command { properties, ..of(0) }, Err(ErrorCode::ArgumentInvalid));
         let properties = vec![("ä ü".into(), "\u{2028} =&".into()), ("x".into(), String::new())];
         check(Command { properties, ..of(0) }, Ok(()));
         for (id, ok) in [("", true), ("a-b:'$", true), ("a b", false), ("ä", false), ("a/b", false)]

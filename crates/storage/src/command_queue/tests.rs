@@ -60,7 +60,7 @@ async fn whatever_happens_every_message_ends_once() {
     let seeds =
         given.map_or_else(|| (0..5).map(|_| fastrand::u64(..)).collect(), |seed| vec![seed]);
     for seed in seeds {
-        println!("DUNLIN_C2D_SEED={seed}");
+        eprintln!("DUNLIN_C2D_SEED={seed}");
         let temp = tempdir().expect("temp");
         let mut random = fastrand::Rng::with_seed(seed);
         let mut draw = |below| random.u64(..below);

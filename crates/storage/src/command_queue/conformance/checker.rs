@@ -22,7 +22,7 @@ struct Message {
     lock: Option<(LockToken, Epoch, i64)>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Queue {
     /// In their order.
     messages: Vec<Message>,
@@ -33,6 +33,7 @@ struct Queue {
 /// A record of feedback: device, message, outcome, time.
 type Record = (String, String, Outcome, i64);
 
+#[derive(Clone)]
 struct Model {
     rules: Rules,
     queues: BTreeMap<&'static str, Queue>,
@@ -160,10 +161,14 @@ impl Checker<'_> {
         let sent = Command { ack, expires: Some(expires), ..command(&id) };
         let Self { model, now, .. } = self;
         let sent = stores.queue.command_send(device, sent, *now, &model.rules).await;
+        let before = model.clone();
         model.look(device, *now);
         let queue = model.queues.entry(device).or_default();
         if queue.messages.len() == model.rules.depth as usize {
             assert!(matches!(sent, Err(StoreError::LimitReached)), "{id}: {sent:?}");
+            // What is refused leaves everything as it was: also what was over by then may be not
+            // over any more for the next, whose clock was set back.
+            *model = before;
             return;
         }
         queue.sequence += 1;
