@@ -1,5 +1,6 @@
 //! The hub's nouns: identities, messages, errors and limits. Plain types, no async, no I/O.
 
+pub mod command;
 pub mod device;
 pub mod error;
 pub mod event;
@@ -9,6 +10,7 @@ pub mod limits;
 pub mod session;
 pub mod twin;
 
+pub use command::Command;
 pub use device::{Authentication, ConnectionState, DeviceIdentity, KeyPair, Status};
 pub use error::{ErrorCode, HubError};
 pub use id::Identity;

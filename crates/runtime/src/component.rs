@@ -16,12 +16,13 @@ pub enum Role {
     Registry,
     Twins,
     Methods,
+    C2d,
     Api,
 }
 
 impl Role {
-    pub const ALL: [Self; 5] =
-        [Self::Gateway, Self::Registry, Self::Twins, Self::Methods, Self::Api];
+    pub const ALL: [Self; 6] =
+        [Self::Gateway, Self::Registry, Self::Twins, Self::Methods, Self::C2d, Self::Api];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -29,6 +30,7 @@ impl Role {
             Self::Registry => "registry",
             Self::Twins => "twins",
             Self::Methods => "methods",
+            Self::C2d => "c2d",
             Self::Api => "api",
         }
     }

@@ -8,7 +8,9 @@ use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::status::from_status;
 use dunlin_proto::v1::device_link_client::DeviceLinkClient;
 use dunlin_proto::v1::invoke_response::Outcome;
-use dunlin_proto::v1::{DisconnectRequest, InvokeRequest, MethodAnswer, NotifyDesiredRequest};
+use dunlin_proto::v1::{
+    DisconnectRequest, InvokeRequest, MethodAnswer, NotifyCommandsRequest, NotifyDesiredRequest,
+};
 use dunlin_storage::Presence;
 use dunlin_storage::presence::Holder;
 use tonic::Code;
@@ -145,6 +147,21 @@ impl DeviceLinks {
                 patch: patch.to_vec(),
             };
             let answer = self.client(&holder, NOTIFY_DEADLINE)?.notify_desired(request).await;
+            if answer.map_err(|status| from_status(&status))?.into_inner().found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Tells a connected device's gateway that there are C2D messages for it. `false`: it is not
+    /// connected.
+    pub async fn notify_commands(&self, id: &Identity) -> Result<bool, HubError> {
+        for _ in 0..TRIES {
+            let Some(holder) = self.presence.holder(id).await? else { break };
+            let request =
+                NotifyCommandsRequest { identity: id.as_str().to_owned(), epoch: holder.epoch };
+            let answer = self.client(&holder, NOTIFY_DEADLINE)?.notify_commands(request).await;
             if answer.map_err(|status| from_status(&status))?.into_inner().found {
                 return Ok(true);
             }

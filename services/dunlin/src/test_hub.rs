@@ -37,6 +37,7 @@ impl TestHub {
             &[Role::Registry],
             &[Role::Twins],
             &[Role::Methods],
+            &[Role::C2d],
             &[Role::Api],
             &[Role::Gateway],
         ])
@@ -46,7 +47,7 @@ impl TestHub {
     /// As [`split`](Self::split), with two gateways.
     pub async fn two_gateways() -> Self {
         Self::start(&[
-            &[Role::Registry, Role::Twins, Role::Methods],
+            &[Role::Registry, Role::Twins, Role::Methods, Role::C2d],
             &[Role::Api],
             &[Role::Gateway],
             &[Role::Gateway],
@@ -90,6 +91,7 @@ impl TestHub {
                     Role::Registry => config.mesh.registry = hub.node().to_owned(),
                     Role::Twins => config.mesh.twins = hub.node().to_owned(),
                     Role::Methods => config.mesh.methods = hub.node().to_owned(),
+                    Role::C2d => config.mesh.c2d = hub.node().to_owned(),
                     Role::Api => config.mesh.api = hub.node().to_owned(),
                     Role::Gateway => {}
                 }

@@ -8,7 +8,7 @@ use dunlin_proto::v1::device_link_server::{DeviceLink, DeviceLinkServer};
 use dunlin_proto::v1::invoke_response::Outcome;
 use dunlin_proto::v1::{
     Absent, DisconnectRequest, DisconnectResponse, InvokeRequest, InvokeResponse,
-    NotifyDesiredRequest, NotifyDesiredResponse,
+    NotifyCommandsRequest, NotifyCommandsResponse, NotifyDesiredRequest, NotifyDesiredResponse,
 };
 use tokio::sync::oneshot;
 use tonic::server::NamedService;
@@ -65,6 +65,16 @@ impl DeviceLink for Links {
             }
         };
         Ok(Response::new(InvokeResponse { outcome: Some(outcome) }))
+    }
+
+    async fn notify_commands(
+        &self,
+        request: Request<NotifyCommandsRequest>,
+    ) -> Result<Response<NotifyCommandsResponse>, Status> {
+        let NotifyCommandsRequest { identity, epoch } = request.into_inner();
+        let identity = Identity::parse(&identity).map_err(to_status)?;
+        let address = self.0.table.connected(&identity, epoch);
+        Ok(Response::new(NotifyCommandsResponse { found: address.is_some() }))
     }
 
     async fn notify_desired(

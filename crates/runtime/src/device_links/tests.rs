@@ -86,6 +86,13 @@ impl DeviceLink for Gateway {
         Err(Status::unimplemented("not called"))
     }
 
+    async fn notify_commands(
+        &self,
+        _: Request<dunlin_proto::v1::NotifyCommandsRequest>,
+    ) -> Result<Response<dunlin_proto::v1::NotifyCommandsResponse>, Status> {
+        unreachable!("nobody sends C2D messages here")
+    }
+
     async fn notify_desired(
         &self,
         _: Request<NotifyDesiredRequest>,

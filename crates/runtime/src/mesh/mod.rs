@@ -35,6 +35,8 @@ pub struct Config {
     pub twins: String,
     /// URL of the role `methods`, where another process runs it.
     pub methods: String,
+    /// URL of the role `c2d`, where another process runs it.
+    pub c2d: String,
     /// URL of the role `api`, where another process runs it.
     pub api: String,
 }
@@ -99,6 +101,7 @@ impl Mesh {
             Role::Registry => &self.inner.config.registry,
             Role::Twins => &self.inner.config.twins,
             Role::Methods => &self.inner.config.methods,
+            Role::C2d => &self.inner.config.c2d,
             Role::Api => &self.inner.config.api,
             // Gateways are reached by node, never as a role.
             Role::Gateway => "",

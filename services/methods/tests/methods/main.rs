@@ -102,6 +102,13 @@ impl DeviceLink for Gateway {
         Err(Status::unimplemented("not called"))
     }
 
+    async fn notify_commands(
+        &self,
+        _: Request<v1::NotifyCommandsRequest>,
+    ) -> Result<Response<v1::NotifyCommandsResponse>, Status> {
+        unreachable!("nobody sends C2D messages here")
+    }
+
     async fn notify_desired(
         &self,
         _: Request<v1::NotifyDesiredRequest>,

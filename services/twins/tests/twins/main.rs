@@ -101,6 +101,13 @@ impl DeviceLink for Gateway {
         Err(tonic::Status::unimplemented("not of a twin"))
     }
 
+    async fn notify_commands(
+        &self,
+        _: Request<v1::NotifyCommandsRequest>,
+    ) -> Result<Response<v1::NotifyCommandsResponse>, tonic::Status> {
+        unreachable!("nobody sends C2D messages here")
+    }
+
     async fn notify_desired(
         &self,
         request: Request<v1::NotifyDesiredRequest>,
