@@ -88,8 +88,8 @@ impl DeviceLink for Gateway {
 
     async fn notify_commands(
         &self,
-        _: Request<v1::NotifyCommandsRequest>,
-    ) -> Result<Response<v1::NotifyCommandsResponse>, Status> {
+        _: Request<dunlin_proto::v1::NotifyCommandsRequest>,
+    ) -> Result<Response<dunlin_proto::v1::NotifyCommandsResponse>, Status> {
         unreachable!("nobody sends C2D messages here")
     }
 

@@ -41,6 +41,7 @@ mod hostile_requests;
 mod hostile_secrets;
 mod hostile_slow;
 mod hostile_web;
+mod https_telemetry;
 mod kill;
 mod method_api;
 mod method_kit;
