@@ -6,7 +6,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::mqtt_kit::{Device, Door, deliver};
-use crate::raw::{Connect, QOS1, Raw, puback, publish, suback, subscribe, unsuback, unsubscribe};
+use crate::raw::{
+    Connect, Published, QOS1, Raw, puback, publish, suback, subscribe, unsuback, unsubscribe,
+};
 
 const ANSWERS: &str = "$iothub/twin/res/#";
 const DESIRED: &str = "$iothub/twin/PATCH/properties/desired/#";
@@ -20,23 +22,9 @@ struct Told {
 }
 
 async fn told(raw: &mut Raw) -> Told {
-    let packet = raw.packet().await.expect("a packet");
-    assert!([0x30, 0x32].contains(&packet[0]), "DUP and RETAIN are 0: {packet:x?}");
-    let qos = packet[0] >> 1 & 3;
-    let mut rest = &packet[1..];
-    while rest[0] & 0x80 != 0 {
-        rest = &rest[1..];
-    }
-    rest = &rest[1..];
-    let field = |at: &[u8]| usize::from(u16::from_be_bytes([at[0], at[1]]));
-    let (topic, mut body) = rest[2..].split_at(field(rest));
-    let mut packet_id = 0;
-    if qos > 0 {
-        packet_id = u16::try_from(field(body)).expect("two bytes");
-        body = &body[2..];
-    }
-    let topic = String::from_utf8(topic.to_vec()).expect("UTF-8");
-    let body = match body {
+    let Published { qos, dup, topic, packet_id, body } = raw.published().await;
+    assert!(!dup, "it is told once: {topic}");
+    let body = match body.as_slice() {
         [] => Value::Null,
         body => serde_json::from_slice(body).expect("JSON"),
     };
