@@ -38,6 +38,7 @@ codes! {
     GenericForbidden = 403_000,
     IotHubQuotaExceeded = 403_002,
     DeviceMaximumQueueDepthExceeded = 403_004,
+    InvalidMessageExpiryTime = 403_009,
     DeviceDisabled = 403_012,
     DeviceMaximumInflightMethodExceeded = 403_800,
     GenericNotFound = 404_000,

@@ -1,6 +1,7 @@
 //! The hub's nouns: identities, messages, errors and limits. Plain types, no async, no I/O.
 
 pub mod api_version;
+pub mod command;
 pub mod device;
 pub mod error;
 pub mod event;
@@ -10,6 +11,7 @@ pub mod limits;
 pub mod session;
 pub mod twin;
 
+pub use command::Command;
 pub use device::{Authentication, ConnectionState, DeviceIdentity, KeyPair, Status};
 pub use error::{ErrorCode, HubError};
 pub use id::Identity;

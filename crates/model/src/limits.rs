@@ -63,3 +63,19 @@ pub const METHOD_CONNECT_SECONDS: std::ops::RangeInclusive<u32> = 0..=300;
 
 /// A call of a direct method from its beginning to its end, whatever is set.
 pub const METHOD_SECONDS: u32 = METHOD_RESPONSE_SECONDS_RAISED + *METHOD_CONNECT_SECONDS.end();
+
+/// A C2D message: body, system property values, application property names and values, in bytes
+/// (IoT Hub quotas: 64 KB).
+pub const COMMAND_BYTES: usize = 65_536;
+
+/// `message-id` and `correlation-id` of a C2D message, in characters (message format documentation).
+pub const MESSAGE_ID_CHARS: usize = 128;
+
+/// How far ahead a C2D message may expire, in seconds (C2D documentation: 2 days).
+pub const COMMAND_TTL_SECONDS: std::ops::RangeInclusive<u32> = 60..=172_800;
+
+/// How often a C2D message may be handed out in vain (C2D documentation).
+pub const DELIVERY_COUNT: std::ops::RangeInclusive<u32> = 1..=100;
+
+/// How long a batch of feedback may be locked, in seconds (C2D documentation).
+pub const LOCK_SECONDS: std::ops::RangeInclusive<u32> = 5..=300;

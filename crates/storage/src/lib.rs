@@ -3,6 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub mod command_queue;
 pub mod device_store;
 pub mod error;
 pub mod event_log;
@@ -10,6 +11,7 @@ pub mod presence;
 pub mod sqlite;
 pub mod twin_store;
 
+pub use command_queue::CommandQueue;
 pub use device_store::DeviceStore;
 pub use error::StoreError;
 pub use event_log::EventLog;

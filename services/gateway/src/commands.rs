@@ -11,7 +11,7 @@ use dunlin_model::{HubError, Identity};
 use dunlin_proto::status::from_status;
 use dunlin_proto::v1::c2d_client::C2dClient;
 use dunlin_proto::v1::{
-    Ack, Disposition, LeaseCommandsRequest, LeasedCommand, ReleaseCommandsRequest,
+    Ack, Disposition, LeaseCommandsRequest, LeaseCommandsResponse, ReleaseCommandsRequest,
     SettleCommandsRequest,
 };
 use dunlin_runtime::MeshChannel;
@@ -20,9 +20,6 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use tokio::sync::oneshot;
 
 use crate::gateway::Gateway;
-
-/// How long the queue waits for what it has handed out.
-pub const LOCK_SECONDS: u32 = 60;
 
 /// All but what RFC 3986 leaves as it is: SDKs take topics and headers apart at anything else.
 pub const ENCODED: &AsciiSet =
@@ -63,10 +60,10 @@ impl Gateway {
         id: &Identity,
         epoch: Epoch,
         most: u32,
-    ) -> Result<Vec<LeasedCommand>, HubError> {
+    ) -> Result<LeaseCommandsResponse, HubError> {
         let request = LeaseCommandsRequest { device_id: id.device_id().to_owned(), epoch, most };
         let leased = self.commands().lease_commands(request).await;
-        Ok(leased.map_err(|status| from_status(&status))?.into_inner().commands)
+        Ok(leased.map_err(|status| from_status(&status))?.into_inner())
     }
 
     /// What becomes of messages; of each, whether its lock was held.
@@ -87,8 +84,13 @@ impl Gateway {
         Ok(settled.map_err(|status| from_status(&status))?.into_inner().settled)
     }
 
-    async fn release_commands(&self, id: &Identity, epoch: Epoch) -> Result<(), HubError> {
-        let request = ReleaseCommandsRequest { device_id: id.device_id().to_owned(), epoch };
+    async fn release_commands(
+        &self,
+        id: &Identity,
+        epoch: Epoch,
+        lost: bool,
+    ) -> Result<(), HubError> {
+        let request = ReleaseCommandsRequest { device_id: id.device_id().to_owned(), epoch, lost };
         self.commands().release_commands(request).await.map_err(|status| from_status(&status))?;
         Ok(())
     }
@@ -111,13 +113,15 @@ struct State {
     outcomes: Vec<(String, Disposition)>,
     /// Whether somebody is at it.
     settling: bool,
+    /// Whether its connection is closed as it should be: what it still holds was not in vain.
+    closed: bool,
     /// Who waits for the end.
     waiting: Vec<oneshot::Sender<()>>,
 }
 
 /// What came of a lease call.
 pub struct Leased {
-    pub result: Result<Vec<LeasedCommand>, HubError>,
+    pub result: Result<LeaseCommandsResponse, HubError>,
     pub leases: Arc<Leases>,
 }
 
@@ -138,7 +142,7 @@ impl Leases {
         self.gateway.runtime.spawn(async move {
             let result = leases.gateway.lease_commands(&leases.identity, leases.epoch, most).await;
             // A call that failed here may have had its way there.
-            leases.lock().held += result.as_ref().map_or(1, Vec::len);
+            leases.lock().held += result.as_ref().map_or(1, |leased| leased.commands.len());
             tell(Leased { result, leases });
         });
     }
@@ -192,9 +196,14 @@ impl Leases {
     pub fn give_back(self: Arc<Self>, tell: impl FnOnce(Leased) + Send + 'static) {
         let leases = self.clone();
         self.gateway.runtime.spawn(async move {
-            release(&leases.gateway, &leases.identity, leases.epoch).await;
-            tell(Leased { result: Ok(Vec::new()), leases });
+            release(&leases.gateway, &leases.identity, leases.epoch, false).await;
+            tell(Leased { result: Ok(LeaseCommandsResponse::default()), leases });
         });
+    }
+
+    /// Its connection is closed as it should be.
+    pub fn close(&self) {
+        self.lock().closed = true;
     }
 
     /// Tells when this connection holds nothing any more, and has settled what was acknowledged.
@@ -215,16 +224,17 @@ impl Drop for Leases {
         if state.held > 0 {
             let (gateway, identity, epoch) =
                 (self.gateway.clone(), self.identity.clone(), self.epoch);
+            let lost = !state.closed;
             self.gateway.runtime.spawn(async move {
-                release(&gateway, &identity, epoch).await;
+                release(&gateway, &identity, epoch, lost).await;
                 drop(waiting);
             });
         }
     }
 }
 
-async fn release(gateway: &Gateway, id: &Identity, epoch: Epoch) {
-    if let Err(error) = gateway.release_commands(id, epoch).await {
+async fn release(gateway: &Gateway, id: &Identity, epoch: Epoch, lost: bool) {
+    if let Err(error) = gateway.release_commands(id, epoch, lost).await {
         tracing::warn!(identity = %id, %error, "leased C2D messages could not be given back, their locks expire");
     }
 }

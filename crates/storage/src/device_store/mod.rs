@@ -70,8 +70,8 @@ pub enum IdentityWrite {
     /// if `status`, `auth_type` or `credentials` differ. `NotFound`, or `PreconditionFailed` if the
     /// stored ETag does not match (`NotFound` comes first).
     Replace(StoredIdentity, IfMatch),
-    /// Removes an identity, its twin, what is known of its connection, and the modules of a device
-    /// with it.
+    /// Removes an identity, its twin, what is known of its connection, and with a device its
+    /// modules, its C2D messages and the feedback on them.
     /// Errors as `Replace`.
     Delete(Identity, IfMatch),
 }

@@ -79,6 +79,53 @@ pub(super) const MIGRATIONS: &[&str] = &[
         '{}', json_object('$lastUpdated', now, '$lastUpdatedVersion', 1), 1,
         '{}', json_object('$lastUpdated', now), 1
         FROM identity, (SELECT strftime('%Y-%m-%dT%H:%M:%f0000Z', 'now') AS now);",
+    // 6: C2D messages. `due` is when a look at a message is due: the end of its lock, or of its life
+    // if it has none. `command_queue` has a row of who was ever sent something. Feedback waits by
+    // itself (`batch` NULL) until it is handed out in a batch.
+    "CREATE TABLE command_queue (
+        device_id TEXT NOT NULL PRIMARY KEY,
+        sequence INTEGER NOT NULL,
+        epoch INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE command (
+        device_id TEXT NOT NULL,
+        sequence INTEGER NOT NULL,
+        message_id TEXT,
+        correlation_id TEXT,
+        user_id TEXT,
+        content_type TEXT,
+        content_encoding TEXT,
+        ack TEXT NOT NULL,
+        properties TEXT NOT NULL,
+        enqueued INTEGER NOT NULL,
+        expires INTEGER NOT NULL,
+        due INTEGER NOT NULL,
+        delivery_count INTEGER NOT NULL,
+        lock_token BLOB,
+        lock_epoch INTEGER,
+        body BLOB NOT NULL,
+        PRIMARY KEY (device_id, sequence)
+    ) STRICT;
+    CREATE INDEX command_due ON command (due);
+    CREATE TABLE feedback (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        device_id TEXT NOT NULL,
+        generation_id TEXT NOT NULL,
+        message_id TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        enqueued INTEGER NOT NULL,
+        batch INTEGER
+    ) STRICT;
+    CREATE INDEX feedback_device ON feedback (device_id);
+    CREATE INDEX feedback_of_batch ON feedback (batch, id);
+    CREATE INDEX feedback_enqueued ON feedback (enqueued);
+    CREATE TABLE feedback_batch (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        enqueued INTEGER NOT NULL,
+        delivery_count INTEGER NOT NULL,
+        lock_token BLOB,
+        lock_until INTEGER NOT NULL
+    ) STRICT;",
 ];
 
 pub(super) fn known() -> u32 {

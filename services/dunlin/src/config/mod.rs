@@ -29,6 +29,7 @@ pub struct Config {
     pub gateway: dunlin_gateway::Config,
     pub twins: dunlin_model::twin::Limits,
     pub methods: dunlin_methods::Config,
+    pub c2d: dunlin_c2d::Config,
     pub stores: Stores,
     pub mesh: dunlin_runtime::mesh::Config,
     pub admin: Admin,
@@ -60,7 +61,8 @@ pub struct Tls {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Stores {
-    /// Devices, modules and policies: `embedded:` (in the data folder) or `embedded:FOLDER`.
+    /// Devices, modules, policies and C2D messages: `embedded:` (in the data folder) or
+    /// `embedded:FOLDER`.
     pub devices: String,
     /// What devices send: `embedded:` (in the data folder) or `embedded:FOLDER`.
     pub events: String,

@@ -55,12 +55,13 @@ fn mistakes_are_named() {
 }
 
 /// The section of the reference, the crate its struct is in, and its name.
-const SECTIONS: [(&str, &str, &str); 8] = [
+const SECTIONS: [(&str, &str, &str); 9] = [
     ("hub", "services/dunlin", "Hub"),
     ("tls", "services/dunlin", "Tls"),
     ("gateway", "services/gateway", "Config"),
     ("twins", "crates/model", "Limits"),
     ("methods", "services/methods", "Config"),
+    ("c2d", "services/c2d", "Config"),
     ("stores", "services/dunlin", "Stores"),
     ("mesh", "crates/runtime", "Config"),
     ("admin", "services/dunlin", "Admin"),

@@ -106,8 +106,10 @@ impl Hub {
                     links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
                 })?,
                 Role::C2d => dunlin_c2d::build(dunlin_c2d::Context {
+                    config: config.c2d.clone(),
+                    store: stores.commands.clone(),
                     links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
-                }),
+                })?,
                 Role::Api => dunlin_api::build(dunlin_api::Context {
                     mesh: mesh.clone(),
                     events: stores.events.clone(),

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use dunlin_runtime::clock;
+use dunlin_storage::command_queue::SqliteCommandQueue;
 use dunlin_storage::device_store::{ConnectionReport, SqliteDeviceStore};
 use dunlin_storage::event_log::{SegmentLog, SegmentLogConfig};
 use dunlin_storage::presence::{MemoryPresence, first_epoch};
 use dunlin_storage::sqlite::{DataFolder, Sqlite};
 use dunlin_storage::twin_store::SqliteTwinStore;
-use dunlin_storage::{DeviceStore, EventLog, Presence, TwinStore};
+use dunlin_storage::{CommandQueue, DeviceStore, EventLog, Presence, TwinStore};
 
 use crate::config::Config;
 
@@ -22,6 +23,8 @@ pub struct Stores {
     pub devices: Arc<dyn DeviceStore>,
     /// On the same data: a twin lives and dies with its identity.
     pub twins: Arc<dyn TwinStore>,
+    /// On the same data, too: a queue goes with its device.
+    pub commands: Arc<dyn CommandQueue>,
     pub events: Arc<dyn EventLog>,
     pub presence: Arc<dyn Presence>,
 }
@@ -32,6 +35,7 @@ impl Stores {
         let mut folders = Folders { data: config.hub.data.clone(), open: BTreeMap::new() };
         let (_, sqlite) = folders.get("stores.devices", &urls.devices)?;
         let twins = Arc::new(SqliteTwinStore::new(sqlite.clone()));
+        let commands = Arc::new(SqliteCommandQueue::new(sqlite.clone()));
         let devices: Arc<dyn DeviceStore> = Arc::new(SqliteDeviceStore::new(sqlite));
         let (folder, sqlite) = folders.get("stores.events", &urls.events)?;
         let shape = SegmentLogConfig {
@@ -57,7 +61,7 @@ impl Stores {
         };
         devices.connections_record(vec![ended]).await?;
         let presence = Arc::new(MemoryPresence::new(generation));
-        Ok(Self { devices, twins, events: Arc::new(events), presence })
+        Ok(Self { devices, twins, commands, events: Arc::new(events), presence })
     }
 
     /// Makes durable what was accepted. Last of all, once nobody appends any more.

@@ -50,6 +50,15 @@ struct Entry {
     holder: Option<u64>,
 }
 
+impl Entry {
+    /// Its lock is over, and was in vain.
+    fn lose(&mut self) {
+        if self.holder.take().is_some() {
+            self.leased.delivery_count += 1;
+        }
+    }
+}
+
 impl State {
     fn check(&self) -> Result<(), Status> {
         if self.failing { Err(Status::unavailable("as the test says")) } else { Ok(()) }
@@ -85,9 +94,7 @@ impl Queues {
 
     /// As after a minute.
     pub fn expire_locks(&self) {
-        for entry in self.state().queues.values_mut().flatten() {
-            entry.holder = None;
-        }
+        self.state().queues.values_mut().flatten().for_each(Entry::lose);
     }
 
     pub fn hold_leases(&self, held: bool) {
@@ -119,18 +126,16 @@ impl C2d for Queues {
             state.leases += 1;
             state.check()?;
             let queue = state.queues.entry(device_id).or_default();
-            for entry in queue.iter_mut() {
-                entry.holder = entry.holder.filter(|holder| *holder == 0 || *holder >= epoch);
-            }
+            let older = |entry: &&mut Entry| (1..epoch).contains(&entry.holder.unwrap_or_default());
+            queue.iter_mut().filter(older).for_each(Entry::lose);
             let free = queue.iter_mut().filter(|entry| entry.holder.is_none());
             let commands = free.take(most as usize).map(|entry| {
                 entry.holder = Some(epoch);
                 entry.leased.lock_token = guid();
-                let leased = entry.leased.clone();
-                entry.leased.delivery_count += 1;
-                leased
+                entry.leased.clone()
             });
-            Ok(Response::new(v1::LeaseCommandsResponse { commands: commands.collect() }))
+            let commands = commands.collect();
+            Ok(Response::new(v1::LeaseCommandsResponse { commands, lock_seconds: 60 }))
         })
     }
 
@@ -152,7 +157,7 @@ impl C2d for Queues {
                 };
                 state.settled.push((queue[at].leased.sequence, disposition));
                 match disposition {
-                    Disposition::Abandon => queue[at].holder = None,
+                    Disposition::Abandon => queue[at].lose(),
                     _ => drop(queue.remove(at)),
                 }
                 true
@@ -165,12 +170,15 @@ impl C2d for Queues {
         &self,
         request: Request<v1::ReleaseCommandsRequest>,
     ) -> Result<Response<v1::ReleaseCommandsResponse>, Status> {
-        let v1::ReleaseCommandsRequest { device_id, epoch } = request.into_inner();
+        let v1::ReleaseCommandsRequest { device_id, epoch, lost } = request.into_inner();
         self.called(|state| {
             state.check()?;
             state.releases += 1;
             for entry in state.queues.entry(device_id).or_default() {
-                entry.holder = entry.holder.filter(|holder| *holder != epoch);
+                if entry.holder == Some(epoch) {
+                    entry.lose();
+                    entry.leased.delivery_count -= u32::from(!lost);
+                }
             }
             Ok(Response::new(v1::ReleaseCommandsResponse {}))
         })

@@ -25,6 +25,7 @@ macro_rules! scenario {
 }
 
 mod admin;
+mod c2d_delivery;
 mod c2d_kit;
 mod cli;
 mod cli_identity;

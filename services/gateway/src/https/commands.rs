@@ -19,7 +19,7 @@ pub async fn receive(gateway: &Gateway, id: &Identity) -> Result<Response<Body>,
     // Modules have no queue.
     let leased = match id.module_id() {
         Some(_) => Vec::new(),
-        None => gateway.lease_commands(id, 0, 1).await?,
+        None => gateway.lease_commands(id, 0, 1).await?.commands,
     };
     Ok(leased.into_iter().next().map_or_else(no_content, |leased| message(id, leased)))
 }

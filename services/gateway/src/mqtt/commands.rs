@@ -12,7 +12,7 @@ use dunlin_proto::v1::{Disposition, LeasedCommand};
 use super::connection::Connection;
 use super::devicebound;
 use super::push::Held;
-use crate::commands::{LOCK_SECONDS, Leased, Leases};
+use crate::commands::{Leased, Leases};
 use crate::queue::Message;
 use crate::worker::Worker;
 
@@ -80,34 +80,37 @@ impl Connection {
     pub(super) fn leased(&self, Leased { result, leases }: Leased, worker: &Rc<Worker>) {
         let qos = self.session.subscriptions().get(Topic::Commands);
         match (result, qos) {
-            (Ok(commands), Some(qos)) => {
+            (Ok(leased), Some(qos)) => {
                 self.with_rare(|rare| {
-                    rare.commands.more |= commands.len() >= rare.commands.asked;
+                    rare.commands.more |= leased.commands.len() >= rare.commands.asked;
                     (rare.commands.asked, rare.commands.failures) = (0, 0);
                 });
-                for command in commands {
-                    self.deliver(command, qos, &leases, worker);
+                // A second for the coarse clock.
+                let until = worker.now() + leased.lock_seconds + 1;
+                for command in leased.commands {
+                    self.deliver(command, qos, until, &leases);
                 }
             }
             // Unsubscribed meanwhile.
-            (Ok(commands), None) if !commands.is_empty() => {
+            (Ok(leased), None) if !leased.commands.is_empty() => {
                 // It is a call like the one that has ended.
                 let (key, queue) = (self.key(), worker.queue.clone());
                 return leases.give_back(move |none| queue.tell(key, Message::Leased(none)));
             }
             (Ok(_), None) => {
-                self.with_rare(|rare| (rare.commands.asked, rare.commands.more) = (0, false))
+                self.with_rare(|rare| (rare.commands.asked, rare.commands.more) = (0, false));
             }
             (Err(error), _) => {
-                let identity = self.session.identity();
-                tracing::debug!(%identity, %error, "C2D messages cannot be leased, trying again");
+                let (identity, again) = (self.session.identity(), error.retryable());
+                tracing::debug!(%identity, %error, again, "C2D messages cannot be leased");
                 self.with_rare(|rare| {
                     let commands = &mut rare.commands;
-                    (commands.asked, commands.more) = (0, true);
+                    // Else a newer connection has them, or the device is gone: this one goes too.
+                    (commands.asked, commands.more) = (0, again);
                     commands.failures += 1;
                     let pause = (1 << commands.failures.min(5)).min(MAX_PAUSE);
                     // Many connections fail at once, and are not to try again at once.
-                    commands.retry = Some(worker.now() + fastrand::u32(1..=pause));
+                    commands.retry = again.then(|| worker.now() + fastrand::u32(1..=pause));
                 });
             }
         }
@@ -118,7 +121,8 @@ impl Connection {
         self.tidy();
     }
 
-    fn deliver(&self, leased: LeasedCommand, qos: QoS, leases: &Arc<Leases>, worker: &Rc<Worker>) {
+    /// `until`: the worker's time at which its lock runs out.
+    fn deliver(&self, leased: LeasedCommand, qos: QoS, until: u32, leases: &Arc<Leases>) {
         let LeasedCommand { command, lock_token, sequence, delivery_count, .. } = leased;
         let command = command.unwrap_or_default();
         let Some(topic) = devicebound::topic(self.session.identity(), &command) else {
@@ -133,7 +137,7 @@ impl Connection {
                 (None, false)
             }
             QoS::AtLeastOnce => {
-                let held = Held { sequence, lock_token, until: worker.now() + LOCK_SECONDS + 1 };
+                let held = Held { sequence, lock_token, until };
                 match self.with_rare(|rare| rare.outbound.hold(held)) {
                     None => return self.end(ErrorCode::DeviceConnectionClosedRemotely),
                     id => (id, delivery_count > 0),

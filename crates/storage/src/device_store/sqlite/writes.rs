@@ -6,6 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::{damaged, rows};
 use crate::StoreError;
+use crate::command_queue::sqlite as commands;
 use crate::device_store::{IdentityWrite, IfMatch, StoredIdentity, Written};
 use crate::twin_store::sqlite as twins;
 
@@ -87,6 +88,9 @@ fn delete(db: &Connection, id: &Identity, if_match: &IfMatch) -> Result<(), Stor
         "DELETE FROM twin WHERE device_id = ?1 AND (?2 IS NULL OR module_id = ?2)",
     ] {
         db.prepare_cached(sql)?.execute(params![id.device_id(), id.module_id()])?;
+    }
+    if id.module_id().is_none() {
+        commands::forget(db, id.device_id())?;
     }
     Ok(())
 }
