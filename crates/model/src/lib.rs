@@ -1,5 +1,6 @@
 //! The hub's nouns: identities, messages, errors and limits. Plain types, no async, no I/O.
 
+pub mod api_version;
 pub mod command;
 pub mod device;
 pub mod error;

@@ -74,6 +74,7 @@ impl v1::c2d_server::C2d for Service {
             let commands = leased.await.map_err(|error| self.failed(&device, error))?;
             Ok(v1::LeaseCommandsResponse {
                 commands: commands.into_iter().map(leased_wire).collect(),
+                lock_seconds: u32::try_from(rules.lock / 1_000).unwrap_or(u32::MAX),
             })
         };
         answer(lease.await)

@@ -15,6 +15,7 @@ use dunlin_storage::presence::{Claim, Epoch, Holder};
 use dunlin_storage::{EventLog, Presence};
 use tokio::runtime::Handle;
 
+use crate::https::Senders;
 use crate::reports::Reports;
 use crate::session::{Claimant, DeviceSession};
 use crate::sessions::Sessions;
@@ -36,6 +37,7 @@ pub struct Gateway {
     pub registry: MeshChannel,
     pub api: MeshChannel,
     pub twins: MeshChannel,
+    pub c2d: MeshChannel,
     pub links: DeviceLinks,
     pub presence: Arc<dyn Presence>,
     pub events: Arc<dyn EventLog>,
@@ -45,6 +47,8 @@ pub struct Gateway {
     /// What the registry is still to be told of connections.
     pub reports: Reports,
     pub sessions: Sessions,
+    /// Whose HTTPS requests are let in without asking again.
+    pub senders: Senders,
     pub runtime: Handle,
     /// Of connections, over all workers.
     pub serials: AtomicU32,
@@ -162,7 +166,7 @@ impl Gateway {
 pub async fn disconnect(address: &Address, reason: ErrorCode) {
     let gone = address.queue.disconnect(address.key, reason);
     if tokio::time::timeout(TAKEOVER_WAIT, gone).await.is_err() {
-        tracing::warn!("a connection worker did not answer within a second");
+        tracing::warn!("a connection did not let go within a second");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The gateway: the heads devices connect to, over one protocol-free session. It holds live
 //! connections and nothing else.
 
+mod commands;
 mod gateway;
 mod https;
 mod link;
@@ -138,6 +139,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         registry: mesh.channel(Role::Registry)?,
         api: mesh.channel(Role::Api)?,
         twins: mesh.channel(Role::Twins)?,
+        c2d: mesh.channel(Role::C2d)?,
         links: DeviceLinks::new(mesh, presence.clone()),
         presence,
         events,
@@ -145,6 +147,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         claims: Turns::default(),
         reports: reports::Reports::default(),
         sessions: sessions::Sessions::default(),
+        senders: https::Senders::default(),
         runtime: Handle::current(),
         serials: AtomicU32::new(0),
         opening: AtomicUsize::new(0),

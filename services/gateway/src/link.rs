@@ -74,6 +74,9 @@ impl DeviceLink for Links {
         let NotifyCommandsRequest { identity, epoch } = request.into_inner();
         let identity = Identity::parse(&identity).map_err(to_status)?;
         let address = self.0.table.connected(&identity, epoch);
+        if let Some(address) = &address {
+            address.queue.tell(address.key, Message::Commands);
+        }
         Ok(Response::new(NotifyCommandsResponse { found: address.is_some() }))
     }
 

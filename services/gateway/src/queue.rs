@@ -8,6 +8,7 @@ use dunlin_proto::v1::invoke_response::Outcome;
 use dunlin_storage::event_log::{Completion, Completions};
 use tokio::sync::{Notify, oneshot};
 
+use crate::commands::Leased;
 use crate::mqtt::SubscribeAnswer;
 use crate::twin::TwinAnswer;
 
@@ -45,6 +46,10 @@ pub enum Message {
         version: u64,
         patch: Vec<u8>,
     },
+    /// There are C2D messages for it.
+    Commands,
+    /// What came of its lease call.
+    Leased(Leased),
 }
 
 impl Message {

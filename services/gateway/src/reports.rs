@@ -52,6 +52,13 @@ impl Reports {
         self.put(id.clone(), Report { generation_id: generation_id.into(), epoch, state });
     }
 
+    /// As `active`, of an identity that has no connection for it.
+    pub fn active_without_connection(&self, id: &Identity, generation_id: &str) {
+        let last_activity = clock::unix_millis();
+        let state = ConnectionState { connected: false, updated: 0, last_activity };
+        self.put(id.clone(), Report { generation_id: generation_id.into(), epoch: 0, state });
+    }
+
     /// `last_activity`: when it was last heard of, as far as is known.
     pub fn ended(&self, id: Identity, generation_id: Box<str>, epoch: Epoch, last_activity: i64) {
         let updated = clock::unix_millis();
@@ -192,6 +199,8 @@ mod tests {
             ("ends", vec![(5, true, 1), (5, false, 2)], (5, false, 2, 2)),
             ("ends, told first", vec![(5, false, 2), (5, true, 1)], (5, false, 2, 2)),
             ("is taken over", vec![(5, true, 1), (6, true, 2), (5, false, 3)], (6, true, 2, 3)),
+            ("is heard of without it", vec![(5, true, 1), (0, false, 2)], (5, true, 1, 2)),
+            ("connects after that", vec![(0, false, 2), (5, true, 1)], (5, true, 1, 2)),
             ("by a clock set back", vec![(5, true, 9), (6, true, 2)], (6, true, 2, 9)),
         ] {
             let mut pending = HashMap::new();

@@ -11,6 +11,7 @@ use dunlin_storage::event_log::{Completions, Full, Header, Record, TOPIC_D2C, To
 use dunlin_storage::presence::Epoch;
 use smallvec::SmallVec;
 
+use crate::commands::Leases;
 use crate::gateway::Gateway;
 use crate::table::Address;
 
@@ -132,6 +133,11 @@ impl DeviceSession {
         self.ends
     }
 
+    /// What it leases of C2D messages.
+    pub fn leases(&self) -> Arc<Leases> {
+        Leases::new(self.gateway.clone(), self.identity.clone(), self.epoch)
+    }
+
     /// Hands a D2C message to the event log, stamped with what the hub knows of its sender.
     /// Durable, and to be acknowledged, when `sink` is told so for `token`.
     pub fn send<'a>(
@@ -141,25 +147,13 @@ impl DeviceSession {
         token: Token,
         sink: Option<&Arc<dyn Completions>>,
     ) -> Result<(), Full> {
-        let stamp = |name, value| Header { name, value: Some(value) };
-        let mut headers: SmallVec<[Header<'a>; 20]> = properties.collect();
-        headers.push(stamp(header::CONNECTION_DEVICE_ID, self.identity.device_id()));
-        if let Some(module) = self.identity.module_id() {
-            headers.push(stamp(header::CONNECTION_MODULE_ID, module));
-        }
-        headers.push(stamp(header::AUTH_GENERATION_ID, &self.generation_id));
-        headers.push(stamp(header::AUTH_METHOD, auth_method(self.scope)));
-        headers.push(stamp(header::MESSAGE_SOURCE, "Telemetry"));
-        if let Some(model_id) = &self.model_id {
-            headers.push(stamp(header::DATA_SCHEMA, model_id));
-        }
-        let record = Record {
-            key: self.identity.device_id().as_bytes(),
-            headers: &headers,
-            body,
-            enqueued: clock::unix_millis(),
+        let sender = Sender {
+            identity: &self.identity,
+            generation_id: &self.generation_id,
+            scope: self.scope,
+            model_id: self.model_id.as_deref(),
         };
-        self.gateway.events.append(TOPIC_D2C, record, token, sink)
+        self.gateway.append(sender, properties, body, token, sink)
     }
 }
 
@@ -182,6 +176,47 @@ fn overtaken() -> HubError {
         ErrorCode::ServerBusy,
         "the identity was claimed or revoked by someone else while it connected",
     )
+}
+
+/// Who sends a message, as the hub stamps it.
+#[derive(Clone, Copy)]
+pub struct Sender<'a> {
+    pub identity: &'a Identity,
+    pub generation_id: &'a str,
+    pub scope: AuthScope,
+    pub model_id: Option<&'a str>,
+}
+
+impl Gateway {
+    /// See [`DeviceSession::send`].
+    pub fn append<'a>(
+        &self,
+        sender: Sender<'a>,
+        properties: impl Iterator<Item = Header<'a>>,
+        body: &'a [u8],
+        token: Token,
+        sink: Option<&Arc<dyn Completions>>,
+    ) -> Result<(), Full> {
+        let stamp = |name, value| Header { name, value: Some(value) };
+        let mut headers: SmallVec<[Header<'a>; 20]> = properties.collect();
+        headers.push(stamp(header::CONNECTION_DEVICE_ID, sender.identity.device_id()));
+        if let Some(module) = sender.identity.module_id() {
+            headers.push(stamp(header::CONNECTION_MODULE_ID, module));
+        }
+        headers.push(stamp(header::AUTH_GENERATION_ID, sender.generation_id));
+        headers.push(stamp(header::AUTH_METHOD, auth_method(sender.scope)));
+        headers.push(stamp(header::MESSAGE_SOURCE, "Telemetry"));
+        if let Some(model_id) = sender.model_id {
+            headers.push(stamp(header::DATA_SCHEMA, model_id));
+        }
+        let record = Record {
+            key: sender.identity.device_id().as_bytes(),
+            headers: &headers,
+            body,
+            enqueued: clock::unix_millis(),
+        };
+        self.events.append(TOPIC_D2C, record, token, sink)
+    }
 }
 
 fn seconds(unix_millis: i64) -> u32 {

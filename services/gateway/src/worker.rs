@@ -13,6 +13,7 @@ use dunlin_storage::event_log::Completions;
 use slab::Slab;
 use tokio::sync::oneshot;
 
+use crate::commands::Leases;
 use crate::gateway::Gateway;
 use crate::mqtt::Connection;
 use crate::mqtt::bag::Bag;
@@ -94,9 +95,12 @@ impl Worker {
         for command in inbox.commands.drain(..) {
             match command {
                 Command::Disconnect { key, reason, done } => {
-                    self.disconnect(key, reason);
-                    // Nobody may be waiting any more.
-                    let _ = done.send(());
+                    match self.disconnect(key, reason) {
+                        // What its device has acknowledged is not to go to the next connection.
+                        Some(leases) => leases.when_gone(done),
+                        // Nobody may be waiting any more.
+                        None => drop(done.send(())),
+                    }
                 }
                 Command::Tell { key, message } => match self.connection(key) {
                     Some(connection) => connection.tell(message, self),
@@ -118,24 +122,25 @@ impl Worker {
         }
     }
 
-    fn disconnect(&self, key: u64, reason: ErrorCode) {
+    /// Tells a connection to go. What it has leased of C2D messages is given back with it.
+    fn disconnect(&self, key: u64, reason: ErrorCode) -> Option<Arc<Leases>> {
         if let Some(Slot::Opening { serial, doomed }) = self.slots.borrow_mut().get_mut(index(key))
             && *serial == serial_of(key)
         {
             *doomed = true;
         }
-        if let Some(connection) = self.connection(key) {
-            connection.end(reason);
-        }
+        let connection = self.connection(key)?;
+        connection.end(reason);
+        connection.leases()
     }
 
-    fn sweep(&self) {
+    fn sweep(self: &Rc<Self>) {
         let now = u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX);
         self.now.set(now);
         let wall = clock::unix_seconds();
         for (_, slot) in &*self.slots.borrow() {
             if let Slot::Open(connection) = slot {
-                connection.check(now, wall);
+                connection.check(now, wall, self);
             }
         }
         if now - self.reported.get() >= ACTIVITY_SECONDS {

@@ -101,10 +101,11 @@ pub type Written = Result<Vec<Done>, StoreError>;
 pub enum ConnectionReport {
     /// The state of one connection: as often as it is told, it is the same.
     ///
-    /// Nothing happens unless the identity exists in that generation, nor if a connection with a
-    /// newer epoch is on record. Of one epoch, a connection keeps the time at which it began, does
-    /// not come back once it has ended, and after that is only ever taken to have been active
-    /// later. Activity never goes back in time.
+    /// Nothing happens unless the identity exists in that generation. If a connection with a newer
+    /// epoch is on record, only its activity counts; so epoch 0 tells of activity without a
+    /// connection. Of one epoch, a connection keeps the time at which it began, does not come back
+    /// once it has ended, and after that is only ever taken to have been active later. Activity
+    /// never goes back in time.
     State { id: Identity, generation_id: String, epoch: Epoch, state: ConnectionState },
     /// What the session of an identity is from now on; with `keep_subscriptions` but for its
     /// subscriptions, which stay. Nothing happens unless the identity exists in that generation,

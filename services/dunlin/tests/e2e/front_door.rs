@@ -45,8 +45,12 @@ impl Seen {
 /// The two ways to the API: in the gateway's process, and in one of its own.
 async fn meshes(seen: &Seen) -> [Mesh; 2] {
     let elsewhere = || "http://127.0.0.1:1".to_owned();
-    let config =
-        mesh::Config { registry: elsewhere(), twins: elsewhere(), ..mesh::Config::default() };
+    let config = mesh::Config {
+        registry: elsewhere(),
+        twins: elsewhere(),
+        c2d: elsewhere(),
+        ..Default::default()
+    };
     let here = Mesh::new(config.clone(), &[Role::Api, Role::Gateway], Handle::current());
     here.attach(seen.routes());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

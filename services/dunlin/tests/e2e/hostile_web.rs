@@ -26,6 +26,16 @@ impl Web {
         Self { address: hub.https_addr(), tls, token: owner_token(hub) }
     }
 
+    /// The same for who has this token.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: token.to_owned(), ..self.clone() }
+    }
+
+    /// The same at another gateway.
+    pub fn at(self, address: SocketAddr) -> Self {
+        Self { address, ..self }
+    }
+
     pub async fn open_at(&self, address: SocketAddr) -> TlsStream<TcpStream> {
         let tcp = TcpStream::connect(address).await.expect("a connection");
         let name = ServerName::try_from("localhost").expect("a name");

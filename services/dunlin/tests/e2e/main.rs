@@ -25,6 +25,8 @@ macro_rules! scenario {
 }
 
 mod admin;
+mod c2d_delivery;
+mod c2d_kit;
 mod cli;
 mod cli_identity;
 mod cli_monitor;
@@ -41,6 +43,8 @@ mod hostile_requests;
 mod hostile_secrets;
 mod hostile_slow;
 mod hostile_web;
+mod https_commands;
+mod https_telemetry;
 mod kill;
 mod kill_back_ends;
 mod kill_device;
@@ -51,6 +55,8 @@ mod methods;
 mod methods_payload;
 mod mqtt_alive;
 mod mqtt_auth;
+mod mqtt_commands;
+mod mqtt_commands_again;
 mod mqtt_connect;
 mod mqtt_faults;
 mod mqtt_kit;

@@ -172,6 +172,11 @@ impl<S: AsyncRead + Unpin> Raw<S> {
         .await
     }
 
+    /// The next packet, a PUBLISH of the hub's.
+    pub async fn published(&mut self) -> Published {
+        Published::of(&self.packet().await.expect("a packet"))
+    }
+
     /// What the hub still says until it closes the connection, which it must.
     pub async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
@@ -188,6 +193,39 @@ impl<S: AsyncRead + Unpin> Raw<S> {
             let rest = self.rest().await;
             assert!(rest.is_empty(), "said {rest:x?} before closing, at {caller}");
         }
+    }
+}
+
+/// A PUBLISH as it came.
+#[derive(Debug)]
+pub struct Published {
+    pub qos: u8,
+    pub dup: bool,
+    pub topic: String,
+    /// 0: there is none.
+    pub packet_id: u16,
+    pub body: Vec<u8>,
+}
+
+impl Published {
+    pub fn of(packet: &[u8]) -> Self {
+        let first = packet[0];
+        assert!(first & 0xf1 == 0x30, "a PUBLISH without RETAIN: {packet:x?}");
+        let (qos, dup) = (first >> 1 & 3, first & DUP != 0);
+        let length = packet[1..].iter().take_while(|byte| *byte & 0x80 != 0).count() + 1;
+        let rest = &packet[1 + length..];
+        let field = |at: &[u8]| u16::from_be_bytes([at[0], at[1]]);
+        let (topic, mut body) = rest[2..].split_at(field(rest).into());
+        let mut packet_id = 0;
+        if qos > 0 {
+            (packet_id, body) = (field(body), &body[2..]);
+        }
+        let topic = String::from_utf8(topic.to_vec()).expect("UTF-8");
+        Self { qos, dup, topic, packet_id, body: body.to_vec() }
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("UTF-8")
     }
 }
 

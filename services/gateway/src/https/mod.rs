@@ -1,9 +1,13 @@
 //! The front door on 443: TLS, HTTP/1.1, and from there the way to the REST API through the mesh, or
-//! by WebSocket to the MQTT head.
+//! by WebSocket to the MQTT head. Requests of devices are answered here.
 
 mod bridge;
+mod commands;
+mod device;
 mod frames;
+mod senders;
 mod status;
+mod telemetry;
 mod watch;
 mod websocket;
 
@@ -32,6 +36,7 @@ use crate::lobby::{Seat, Waiting};
 use crate::threads::Devices;
 use crate::tls::{self, TlsFilter};
 use bridge::Bridge;
+pub use senders::Senders;
 use watch::{Answer, Spoiled, Timely, Watch};
 
 type TlsIo = Io<Layer<TlsFilter, Base>>;
@@ -80,9 +85,12 @@ async fn serve_http(
     let service = service_fn(|request| {
         let (busy, gateway, upgraded) = (watch.busy(), gateway.clone(), &upgraded);
         async move {
-            let response = match websocket::is_asked(&request) {
-                true => websocket::answer(&request),
-                false => forward(request, gateway, timeouts.http_body).await,
+            let response = if websocket::is_asked(&request) {
+                websocket::answer(&request)
+            } else if let Some(target) = device::target(request.uri()) {
+                device::serve(request, target, gateway, timeouts.http_body).await
+            } else {
+                forward(request, gateway, timeouts.http_body).await
             };
             upgraded.set(response.status() == StatusCode::SWITCHING_PROTOCOLS);
             Ok::<_, Infallible>(Answer::to(response, busy))
@@ -152,8 +160,7 @@ async fn forward(
         Ok(response) => response,
         // To a connection between processes that is a failure like any other.
         Err(_) if spoiled.is_set() => {
-            let message = "the request body was cut off, malformed, or took too long";
-            status::response(&HubError::new(ErrorCode::ArgumentInvalid, message))
+            status::response(&HubError::new(ErrorCode::ArgumentInvalid, status::SPOILED))
         }
         Err(error) => {
             let error = from_status(&error);

@@ -87,6 +87,8 @@ pub async fn open<F: Filter>(
     // A session without a subscription is nothing that could be present.
     let present = !connection.session().subscriptions().is_empty();
     answer(io, ConnectAckReason::ConnectionAccepted, present);
+    // Who has a stored subscription does not subscribe again.
+    connection.look_for_commands(worker);
     Some((connection, reservation))
 }
 

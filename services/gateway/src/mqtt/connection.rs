@@ -16,6 +16,7 @@ use ntex_mqtt::QoS;
 use ntex_mqtt::v3::codec::{Codec, Decoded, Encoded, LastWill, Packet, Publish};
 
 use super::acks::Acks;
+use super::commands::Commands;
 use super::frame::Frames;
 use super::push::{Outbound, Pending};
 use super::topic::{self, Topic};
@@ -65,6 +66,7 @@ pub(super) struct Rare {
     pub twin: Requests,
     pub calls: Vec<Pending>,
     pub outbound: Outbound,
+    pub commands: Commands,
     /// The version of the desired properties that was told last.
     pub desired: u64,
 }
@@ -191,6 +193,7 @@ impl Connection {
                 && rare.twin.is_empty()
                 && rare.calls.is_empty()
                 && rare.outbound.is_empty()
+                && rare.commands.is_empty()
                 && rare.desired == 0
         };
         if rare.as_deref().is_some_and(unused) {
@@ -206,10 +209,12 @@ impl Connection {
             return message.undeliverable();
         }
         match message {
-            Message::Stored { answer, durable } => self.stored(answer, durable),
+            Message::Stored { answer, durable } => self.stored(answer, durable, worker),
             Message::Twin(answer) => self.twin_answered(answer, worker),
             Message::Invoke(call) => self.invoke(call),
             Message::Desired { version, patch } => self.desired(version, patch),
+            Message::Commands => self.commands_wait(worker),
+            Message::Leased(leased) => self.leased(leased, worker),
         }
     }
 
@@ -242,7 +247,10 @@ impl Connection {
                 self.unsubscribe(packet_id, &topic_filters, worker);
             }
             Packet::PublishAck { packet_id } => {
-                self.if_rare(|rare| rare.outbound.acknowledge(packet_id));
+                let held = self.if_rare(|rare| rare.outbound.acknowledge(packet_id));
+                if let Some(held) = held.flatten() {
+                    self.acknowledged(held, worker);
+                }
                 self.tidy();
             }
             Packet::Connect(_) => return Some(End::Violation("second CONNECT")),
@@ -355,6 +363,11 @@ impl Connection {
         }
     }
 
+    /// Whether it is to end.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.draining.get() || self.ending.get().is_some()
+    }
+
     /// Takes no further packet and ends when what it sent is acknowledged.
     pub fn drain(&self) {
         self.draining.set(true);
@@ -362,11 +375,12 @@ impl Connection {
     }
 
     /// Ends it if it was silent for too long, or its token has expired.
-    pub fn check(&self, now: u32, wall: u64) {
+    pub fn check(&self, now: u32, wall: u64, worker: &Rc<Worker>) {
         // What is not read is not heard: that silence is the hub's own.
         if self.is_paused() {
             self.heard.set(now);
         }
+        self.check_commands(now, worker);
         self.forget_calls();
         if now.saturating_sub(self.heard.get()) > self.silence {
             self.end(ErrorCode::DeviceConnectionClosedRemotely);

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin_model::ErrorCode;
 use ntex::io::{Filter, Io};
 use rustls::ServerConfig;
 
@@ -60,4 +61,9 @@ fn close(connection: &Connection, end: End, worker: &Worker) {
         }
     }
     connection.publish_will(end, worker);
+    if matches!(end, End::Disconnect | End::Hub(ErrorCode::ServiceUnavailable))
+        && let Some(leases) = connection.leases()
+    {
+        leases.close();
+    }
 }

@@ -2,8 +2,10 @@
 
 mod acks;
 pub mod bag;
+mod commands;
 mod connect;
 mod connection;
+mod devicebound;
 pub mod filter;
 pub mod frame;
 mod listener;

@@ -78,7 +78,7 @@ impl Connection {
         let saving = self.saving.get();
         // Nothing new may still be something that is not stored yet.
         if !self.session.is_durable() || !changed && saving == 0 {
-            self.answer(answer);
+            self.answer(answer, worker);
             return;
         }
         self.saving.set(saving + 1);
@@ -93,10 +93,10 @@ impl Connection {
         self.saving.get() >= WINDOW
     }
 
-    pub(super) fn stored(&self, answer: SubscribeAnswer, durable: bool) {
+    pub(super) fn stored(&self, answer: SubscribeAnswer, durable: bool, worker: &Rc<Worker>) {
         self.saving.set(self.saving.get().saturating_sub(1));
         if durable {
-            self.answer(answer);
+            self.answer(answer, worker);
             self.resume();
         } else {
             // Told nothing, the device would wait: it connects and subscribes again.
@@ -104,12 +104,15 @@ impl Connection {
         }
     }
 
-    fn answer(&self, answer: SubscribeAnswer) {
-        self.reply(match answer {
+    fn answer(&self, answer: SubscribeAnswer, worker: &Rc<Worker>) {
+        match answer {
             SubscribeAnswer::Subscribed { packet_id, status } => {
-                Packet::SubscribeAck { packet_id, status }
+                self.reply(Packet::SubscribeAck { packet_id, status });
+                self.look_for_commands(worker);
             }
-            SubscribeAnswer::Unsubscribed { packet_id } => Packet::UnsubscribeAck { packet_id },
-        });
+            SubscribeAnswer::Unsubscribed { packet_id } => {
+                self.reply(Packet::UnsubscribeAck { packet_id });
+            }
+        }
     }
 }

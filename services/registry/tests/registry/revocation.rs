@@ -298,7 +298,7 @@ async fn a_module_made_as_its_device_goes_does_not_stay_connected() {
             let made = code(client.create_identity(device("d/m")).await).ok()?;
             let sas_token = own_token(&made);
             let identity = "d/m".to_owned();
-            let request = v1::AuthenticateRequest { identity, sas_token };
+            let request = v1::AuthenticateRequest { identity, sas_token, certificates: Vec::new() };
             let version = code(client.authenticate(request).await).ok()?.auth_version;
             let id = Identity::parse("d/m").expect("an id");
             match presence.claim(&id, NODE, version).await.expect("claimed") {

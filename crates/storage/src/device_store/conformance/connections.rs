@@ -36,9 +36,10 @@ pub async fn the_newest_connection_is_on_record(store: Store) {
         ("is active", report("d", 5, true, 100, 150), (true, 100, 150)),
         ("is active, told without its begin", report("d", 5, true, 160, 160), (true, 100, 160)),
         ("was active before that", report("d", 5, true, 100, 120), (true, 100, 160)),
-        ("an older one ends", report("d", 4, false, 165, 165), (true, 100, 160)),
+        ("an older one ends", report("d", 4, false, 165, 165), (true, 100, 165)),
+        ("is active without a connection", report("d", 0, false, 0, 168), (true, 100, 168)),
         ("is taken over", report("d", 6, true, 170, 170), (true, 170, 170)),
-        ("the former ends", report("d", 5, false, 171, 171), (true, 170, 170)),
+        ("the former ends", report("d", 5, false, 171, 171), (true, 170, 171)),
         ("ends", report("d", 6, false, 200, 190), (false, 200, 190)),
         ("its connect comes late", report("d", 6, true, 170, 170), (false, 200, 190)),
         ("its activity comes late", report("d", 6, true, 170, 195), (false, 200, 195)),
@@ -48,6 +49,8 @@ pub async fn the_newest_connection_is_on_record(store: Store) {
         assert_eq!(state(&store, "d").await, want, "{what}");
     }
     assert_eq!(state(&store, "d/m").await, (false, 0, 0), "a module has its own");
+    store.connections_record(vec![report("d/m", 0, false, 0, 299)]).await.expect("record");
+    assert_eq!(state(&store, "d/m").await, (false, 0, 299), "never connected");
     let both = vec![report("d/m", 8, true, 300, 300), report("d/m", 8, false, 301, 301)];
     store.connections_record(both).await.expect("record");
     assert_eq!(state(&store, "d/m").await, (false, 301, 301), "in order");

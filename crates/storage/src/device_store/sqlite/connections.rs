@@ -19,14 +19,16 @@ pub(super) fn record(
                        SELECT device_id, module_id, ?4, ?5, ?6, ?7 FROM identity
                            WHERE device_id = ?1 AND module_id = ?2 AND generation_id = ?3
                        ON CONFLICT (device_id, module_id) DO UPDATE SET
-                           epoch = excluded.epoch,
-                           connected = CASE WHEN epoch < excluded.epoch OR connected
-                               THEN excluded.connected ELSE 0 END,
+                           connected = CASE
+                               WHEN epoch < excluded.epoch THEN excluded.connected
+                               WHEN epoch = excluded.epoch THEN min(connected, excluded.connected)
+                               ELSE connected END,
                            connection_updated = CASE
-                               WHEN epoch < excluded.epoch OR connected > excluded.connected
+                               WHEN epoch < excluded.epoch
+                                    OR epoch = excluded.epoch AND connected > excluded.connected
                                THEN excluded.connection_updated ELSE connection_updated END,
-                           last_activity = max(last_activity, excluded.last_activity)
-                       WHERE epoch <= excluded.epoch";
+                           epoch = max(epoch, excluded.epoch),
+                           last_activity = max(last_activity, excluded.last_activity)";
             db.prepare_cached(sql)?.execute(params![
                 id.device_id(),
                 id.module_id().unwrap_or_default(),

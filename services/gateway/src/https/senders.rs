@@ -1,0 +1,166 @@
+//! Who sends a request: the registry says, and for a second it is remembered. A key or device that
+//! is revoked is out within that.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dunlin_model::{ErrorCode, HubError, Identity};
+use dunlin_proto::status::from_status;
+use dunlin_proto::v1::registry_client::RegistryClient;
+use dunlin_proto::v1::{AuthenticateRequest, AuthenticateResponse};
+use http::{HeaderMap, header};
+use ring::digest;
+
+use crate::gateway::Gateway;
+
+/// How long an answer of the registry is good for.
+const LIFETIME: Duration = Duration::from_secs(1);
+/// Answers that are remembered of each second; who comes after them is asked for every time.
+const MOST: usize = 10_000;
+
+/// A hash of an identity and its token, which itself is kept nowhere.
+type Key = [u8; digest::SHA256_OUTPUT_LEN];
+
+#[derive(Default)]
+pub struct Senders(Mutex<Known>);
+
+/// Answers by age: what is in neither map is forgotten.
+#[derive(Default)]
+struct Known {
+    since: Option<Instant>,
+    young: HashMap<Key, Answer>,
+    old: HashMap<Key, Answer>,
+}
+
+#[derive(Clone)]
+struct Answer {
+    asked: Instant,
+    granted: Arc<AuthenticateResponse>,
+}
+
+impl Known {
+    fn find(&mut self, key: &Key, now: Instant) -> Option<Arc<AuthenticateResponse>> {
+        self.age(now);
+        let answer = self.young.get(key).or_else(|| self.old.get(key))?;
+        (now.duration_since(answer.asked) < LIFETIME).then(|| answer.granted.clone())
+    }
+
+    fn keep(&mut self, key: Key, asked: Instant, granted: Arc<AuthenticateResponse>) {
+        self.age(asked);
+        if self.young.len() < MOST {
+            self.young.insert(key, Answer { asked, granted });
+        }
+    }
+
+    fn age(&mut self, now: Instant) {
+        if self.since.is_none_or(|since| now.duration_since(since) >= LIFETIME) {
+            self.since = Some(now);
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+}
+
+impl Senders {
+    fn with<T>(&self, work: impl FnOnce(&mut Known) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Gateway {
+    /// Whether a request is the identity's, and what is stamped on its messages. That the identity
+    /// was heard of is noted; it is not connected by that.
+    pub async fn sender(
+        &self,
+        id: &Identity,
+        headers: &HeaderMap,
+    ) -> Result<Arc<AuthenticateResponse>, HubError> {
+        let token = headers.get(header::AUTHORIZATION).and_then(|token| token.to_str().ok());
+        let token = token.ok_or_else(|| refused("send Authorization: SharedAccessSignature …"))?;
+        let key = key(id, token);
+        let asked = Instant::now();
+        let known = self.senders.with(|known| known.find(&key, asked));
+        let granted = match known {
+            Some(granted) => granted,
+            None => {
+                let request = AuthenticateRequest {
+                    identity: id.as_str().to_owned(),
+                    sas_token: token.to_owned(),
+                    certificates: Vec::new(),
+                };
+                let mut registry = RegistryClient::new(self.registry.clone());
+                let granted = registry.authenticate(request).await.map_err(|status| {
+                    let error = from_status(&status);
+                    if error.retryable() {
+                        return error;
+                    }
+                    tracing::info!(identity = %id, %error, "request refused");
+                    // Which devices there are is not for strangers to find out.
+                    refused("the token is not valid for this identity, or has expired")
+                })?;
+                let granted = Arc::new(granted.into_inner());
+                self.senders.with(|known| known.keep(key, asked, granted.clone()));
+                granted
+            }
+        };
+        self.reports.active_without_connection(id, &granted.generation_id);
+        Ok(granted)
+    }
+}
+
+fn refused(message: &str) -> HubError {
+    HubError::new(ErrorCode::IotHubUnauthorized, message)
+}
+
+fn key(id: &Identity, token: &str) -> Key {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    hash.update(id.as_str().as_bytes());
+    // No identity has it.
+    hash.update(b"\n");
+    hash.update(token.as_bytes());
+    let mut key = Key::default();
+    key.copy_from_slice(hash.finish().as_ref());
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_good_for_a_second() {
+        let (mut known, start) = (Known::default(), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        let key = |n: usize| {
+            let mut key = Key::default();
+            key[..8].copy_from_slice(&n.to_be_bytes());
+            key
+        };
+        known.keep(key(1), at(0), Arc::default());
+        known.keep(key(2), at(900), Arc::default());
+        for (millis, first, second) in
+            [(900, true, true), (999, true, true), (1_000, false, true), (1_899, false, true)]
+        {
+            assert_eq!(known.find(&key(1), at(millis)).is_some(), first, "{millis}");
+            assert_eq!(known.find(&key(2), at(millis)).is_some(), second, "{millis}");
+        }
+        assert!(known.find(&key(2), at(1_900)).is_none());
+        assert!(known.find(&key(3), at(1_900)).is_none());
+        for n in 0..2 * MOST {
+            known.keep(key(n), at(5_000), Arc::default());
+        }
+        assert_eq!(known.young.len() + known.old.len(), MOST + known.old.len());
+        assert!(known.old.len() <= MOST);
+        known.find(&key(1), at(6_000));
+        known.find(&key(1), at(7_000));
+        assert_eq!(known.young.len() + known.old.len(), 0);
+    }
+
+    #[test]
+    fn a_token_is_known_for_its_identity_only() {
+        let id = |id| Identity::parse(id).expect("an id");
+        assert_eq!(key(&id("d"), "t"), key(&id("d"), "t"));
+        assert_ne!(key(&id("d"), "t"), key(&id("d/m"), "t"));
+        assert_ne!(key(&id("d"), "t"), key(&id("d"), "u"));
+    }
+}
