@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import ssl
 import subprocess
 import threading
@@ -55,6 +56,7 @@ class Hub:
         self.data, self.log = folder / "data", folder / "hub.log"
         self.extra, self.ca = list(extra), ca
         self.child = None
+        self.starts = 0
         self.file = {}
 
     def __enter__(self):
@@ -65,8 +67,10 @@ class Hub:
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self.stop()
+        if kind is None:
+            self.search_log()
 
     def start(self):
         ports = ["--mqtt-port", "8883", "--https-port", "443", "--admin-port", "9600"]
@@ -76,6 +80,7 @@ class Hub:
             self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait.until("the hub is ready", self._ready, 60)
         self.file = json.loads((self.data / "hub.json").read_text())
+        self.starts += 1
         self.ca = self.ca or self.file["ca"]
         assert self.file["hostname"] == self.host and self.file["mqtt_port"] == 8883
 
@@ -99,6 +104,20 @@ class Hub:
             self.child.kill()
             self.child.wait()
         self.child = None
+
+    def search_log(self):
+        """No key and no signature is in it, but for the owner's connection string in each banner."""
+        text = self.log.read_text(errors="replace")
+        owner = self.file["owner_connection_string"]
+        sas.parse(owner)
+        assert 0 < text.count(owner) <= self.starts, f"{self.log} does not begin with the banner"
+        text = text.replace(owner, "")
+        for secret in sas.SECRETS:
+            at = text.find(secret)
+            assert at < 0, f"a secret is in {self.log}: {text[max(at - 200, 0):at]}"
+        # Those that the SDKs made, too.
+        found = re.search(r"sig=[A-Za-z0-9%+/]{8}", text)
+        assert found is None, f"a signature is in {self.log}: {text[max(found.start() - 200, 0):found.start()]}"
 
     def log_tail(self, lines=60):
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -151,7 +170,7 @@ class Hub:
             connection.close()
         if answer.status // 100 != 2:
             raise Refused(f"{method} {path}: {answer.status}: {text}")
-        return json.loads(text) if text else None
+        return sas.keep(json.loads(text)) if text else None
 
     def events_before(self, device, last_id, seconds=120):
         """What the hub stored of a device, from the start to the message with id `last_id`, without that one.

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import drivers
+import sas
 
 HERE = pathlib.Path(__file__).parent
 COMMANDS = {
@@ -42,7 +43,8 @@ class Service(drivers.Driver):
 
     def call(self, op, **arguments):
         """The SDK's result, as the JSON it was read from."""
-        return self.ask(op, **arguments)["result"]
+        sas.keep(arguments)
+        return sas.keep(self.ask(op, **arguments)["result"])
 
     @contextlib.contextmanager
     def refuses(self, status, code, node=None):

@@ -376,6 +376,7 @@ mod tests {
             tokio::select! {
                 biased;
                 () = lobby.room() => panic!("somebody would have to go"),
+                // sleep: paused time, each is served that often
                 () = tokio::time::sleep(GRACE / 6) => drop(inside.pop_front()),
             }
             lobby.room().await;

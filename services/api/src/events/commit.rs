@@ -8,7 +8,8 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use dunlin_model::HubError;
-use serde::Deserialize;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::{Events, TOPIC, check_group, invalid, known_partition};
 use crate::body::object;
@@ -21,7 +22,34 @@ struct Commit {
     group: String,
     /// Of each partition the offset of the next event it wants. Less than before is taken as well:
     /// that is how a group is set back. A partition that is not named stays where it is.
+    #[serde(deserialize_with = "once_each")]
     positions: BTreeMap<u32, u64>,
+}
+
+/// A partition that is named twice is refused, where serde would take the last. By hand, since no
+/// library that is here has it.
+fn once_each<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<u32, u64>, D::Error> {
+    struct Positions;
+
+    impl<'de> Visitor<'de> for Positions {
+        type Value = BTreeMap<u32, u64>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object of partitions and offsets")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+            let mut positions = BTreeMap::new();
+            while let Some((partition, next)) = members.next_entry()? {
+                if positions.insert(partition, next).is_some() {
+                    return Err(A::Error::custom(format!("partition {partition} is there twice")));
+                }
+            }
+            Ok(positions)
+        }
+    }
+
+    from.deserialize_map(Positions)
 }
 
 /// 204 once it is durable. A group that is not there yet begins with this.

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::mqtt_kit::{Device, Door, deliver};
-use crate::raw::{header, within};
+use crate::raw::{Connect, Will, frame, header, subscribe, unsubscribe, within};
 
 /// Records at random and known ones changed, on both ports, as they are.
 /// `DUNLIN_TLS_SEED` repeats a run.
@@ -75,6 +75,50 @@ async fn client_hello() -> Vec<u8> {
     drop(tcp);
     client.await.expect("a client");
     hello
+}
+
+/// Packets that end too early for what is in them, with a length that says so; and whose bytes end
+/// too early for their length.
+#[tokio::test]
+async fn every_truncation_of_a_packet() {
+    let hub = TestHub::all_in_one().await;
+    let (door, device) = (Door::of(&hub), Device::create(&hub, "d").await);
+    let other = Device::create(&hub, "bystander").await;
+    let mut bystander = door.enter(&other.connect()).await;
+    for (packet, whole) in [
+        (subscribe(1, &[("devices/d/messages/devicebound/#", 1)]), &[][..]),
+        // Up to the end of its first filter it is one.
+        (subscribe(1, &[("a", 1), ("b/c", 0)]), &[6]),
+        (unsubscribe(1, &["devices/d/messages/devicebound/#"]), &[]),
+        (unsubscribe(1, &["a", "b/c"]), &[5]),
+    ] {
+        let body = &packet[2..];
+        for end in (0..body.len()).filter(|end| !whole.contains(end)) {
+            for (bytes, ends) in
+                [(frame(packet[0], &body[..end]), false), (packet[..end + 2].to_vec(), true)]
+            {
+                let mut raw = door.enter(&device.connect()).await;
+                raw.send(&bytes).await;
+                if ends {
+                    raw.end().await;
+                }
+                raw.expect_close().await;
+            }
+            deliver(&mut bystander, &other, b"x").await;
+        }
+    }
+    let topic = "devices/d/messages/events/".to_owned();
+    let will = Will { topic, body: b"gone".to_vec(), qos: 1, retain: true };
+    let connect = Connect { will: Some(will), ..device.connect() };
+    for end in 0..connect.body().len() {
+        door.ignores(&frame(0x10, &connect.body()[..end])).await;
+        if end % 16 == 0 {
+            deliver(&mut bystander, &other, b"x").await;
+        }
+    }
+    // Whole, it is one that the hub lets in.
+    door.enter(&connect).await;
+    hub.stop().await;
 }
 
 /// A stranger may not announce a CONNECT longer than any that means something.

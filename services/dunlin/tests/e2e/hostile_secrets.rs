@@ -13,7 +13,7 @@ use dunlin_model::Identity;
 use dunlin_registry::MasterKey;
 use dunlin_registry::testing::expired_query_token;
 use dunlin_runtime::clock;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -21,6 +21,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::hostile_kit::{Answer, Place, Prey, Victim};
 use crate::raw::{Connect, Raw, connack, within};
+use crate::websocket_kit::{TARGET, TEXT, Ws, frame, handshake};
 
 /// What may never be found, with what it is.
 #[derive(Default)]
@@ -50,6 +51,31 @@ impl Secrets {
             Some(signature) => self.add(what, signature),
             None => drop(self.0.insert(token.to_owned(), what.to_owned())),
         }
+    }
+
+    /// All keys in a JSON answer, of which there must be so many.
+    fn keys_in(&mut self, what: &str, answer: &Answer, count: usize) {
+        assert_eq!(answer.status, 200, "{what}: {answer:?}");
+        let (mut left, mut found) =
+            (vec![serde_json::from_slice::<Value>(&answer.body).expect("JSON")], 0);
+        while let Some(value) = left.pop() {
+            match value {
+                Value::Array(items) => left.extend(items),
+                Value::Object(members) => {
+                    for (name, member) in members {
+                        match member {
+                            Value::String(key) if name.ends_with("Key") && key.len() > 20 => {
+                                self.add(what, &key);
+                                found += 1;
+                            }
+                            other => left.push(other),
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(found, count, "{what}");
     }
 
     fn search(&self, place: &str, text: &str) {
@@ -181,6 +207,80 @@ async fn back_ends(place: &Place, secrets: &mut Secrets, owner: &ConnectionStrin
     rest(place, "GET", "/dunlin/v1/events?device=%00", &good, "").await;
 }
 
+/// Keys that the hub makes or is given otherwise than with one device: of modules, in bulk, renewed,
+/// of policies.
+async fn keys(place: &Place, secrets: &mut Secrets, owner: &ConnectionString) {
+    const VERSION: &str = "api-version=2021-04-12";
+    let good = token(owner.hostname(), Some("iothubowner"), &owner.key);
+    secrets.token("the owner's token", &good);
+    let call = async |method: &str, path: &str, body: &Value| {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        rest(place, method, &format!("{path}?{VERSION}"), &good, &body).await
+    };
+    let module = call("PUT", "/devices/rest/modules/m", &json!({})).await;
+    secrets.keys_in("a module's key", &module, 2);
+    let (primary, secondary) = (Key::generate(), Key::generate());
+    secrets.key("a key of a bulk call", &primary);
+    secrets.key("a key of a bulk call", &secondary);
+    let symmetric =
+        json!({"primaryKey": primary.to_base64(), "secondaryKey": secondary.to_base64()});
+    let sas = json!({"type": "sas", "symmetricKey": symmetric});
+    let row = |id: &str, mode: &str| json!({"id": id, "importMode": mode, "authentication": sas});
+    let own = json!({"id": "bulk2", "importMode": "create"});
+    let good_rows = json!([row("bulk", "create"), own]);
+    assert_eq!(call("POST", "/devices", &good_rows).await.status, 200);
+    // The second time both fail, and so does what is no key.
+    assert_eq!(call("POST", "/devices", &good_rows).await.status, 400);
+    let mut bad = row("bulk3", "create");
+    bad["authentication"]["symmetricKey"]["secondaryKey"] = "".into();
+    assert_eq!(call("POST", "/devices", &json!([bad, row("bulk", "fly")])).await.status, 400);
+    for id in ["bulk", "bulk2"] {
+        let read = call("GET", &format!("/devices/{id}"), &Value::Null).await;
+        secrets.keys_in("a key made in bulk", &read, 2);
+    }
+    let targets = json!([{"id": "bulk"}, {"id": "rest", "moduleId": "m"}]);
+    for which in ["primaryKey", "both"] {
+        let body = json!({"policyKey": which, "devices": targets});
+        let renewed = call("POST", "/devices/keys/regenerate", &body).await;
+        secrets.keys_in("a renewed key", &renewed, 4);
+    }
+    let policy = json!({"name": "tests", "permissions": "RegistryRead"});
+    let made = rest(place, "POST", "/dunlin/v1/policies", &good, &policy.to_string()).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    secrets.keys_in("a policy's key", &Answer { status: 200, ..made }, 2);
+    for which in ["primary", "secondary", "swap"] {
+        let (path, body) = ("/dunlin/v1/policies/tests/renew-key", json!({"key": which}));
+        let renewed = rest(place, "POST", path, &good, &body.to_string()).await;
+        secrets.keys_in("a policy's renewed key", &renewed, 2);
+    }
+}
+
+/// MQTT's password in a frame of a WebSocket: a good one, a bad one, and one in a frame that is none.
+async fn web_sockets(place: &Place, secrets: &mut Secrets, victim: &Victim) {
+    let open = async || {
+        let mut ws = Ws::over(dial(place).await);
+        ws.send(handshake(TARGET, &[]).as_bytes()).await;
+        assert_eq!(ws.answer().await.status, 101);
+        ws
+    };
+    let good = victim.token();
+    let resource = format!("{}/devices/{}", victim.login.hostname(), victim.id);
+    let bad = token(&resource, None, &Key::generate());
+    for (password, code) in [(&good, 0), (&bad, 5)] {
+        secrets.token("a password over WebSocket", password);
+        let mut raw = open().await.into_raw();
+        raw.send(&victim.connect_with(password).bytes()).await;
+        raw.expect(&connack(code)).await;
+    }
+    let mut ws = open().await;
+    ws.send(&frame(TEXT, &victim.connect_with(&bad).bytes())).await;
+    while ws.frame().await.is_some() {}
+    let mut ws = Ws::over(dial(place).await);
+    let target = format!("{TARGET}?{}", good.replace(' ', "%20"));
+    ws.send(handshake(&target, &[("Sec-WebSocket-Protocol", "amqp")]).as_bytes()).await;
+    ws.answer().await;
+}
+
 /// Tokens for URLs: issued, used, used where and when they are not good, and not for what they are.
 async fn browsers(
     place: &Place,
@@ -269,7 +369,9 @@ async fn no_secret_is_logged_at(level: &str, json: bool) {
         secrets.add(name, key);
     }
     devices(&prey.place(), &mut secrets, &victim).await;
+    web_sockets(&prey.place(), &mut secrets, &victim).await;
     back_ends(&prey.place(), &mut secrets, &owner).await;
+    keys(&prey.place(), &mut secrets, &owner).await;
     let text = std::fs::read_to_string(prey.data().join("master.key")).expect("the master key");
     let bytes = STANDARD.decode(text.trim()).expect("base64").try_into().expect("32 bytes");
     browsers(&prey.place(), &mut secrets, &owner, &MasterKey::new(&bytes)).await;
@@ -377,8 +479,11 @@ fn log_all() {
         let id = Identity::device("d").expect("an id");
         let login =
             ConnectionString { host: owner.host.clone(), signer: Signer::Identity(id), key };
-        devices(&place, &mut secrets, &Victim::new("d", login, &place)).await;
+        let victim = Victim::new("d", login, &place);
+        devices(&place, &mut secrets, &victim).await;
+        web_sockets(&place, &mut secrets, &victim).await;
         back_ends(&place, &mut secrets, &owner).await;
+        keys(&place, &mut secrets, &owner).await;
         browsers(&place, &mut secrets, &owner, &MasterKey::new(&[7; MasterKey::BYTES])).await;
         hub.stop().await;
         secrets

@@ -1,14 +1,17 @@
 //! Clients that are slow on purpose, and more of them than there is room for. Only connections are
 //! concerned, so these run all-in-one only.
 
+use std::time::Duration;
+
 use dunlin::test_hub::TestHub;
 use dunlin_runtime::Role;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::hostile_web::Web;
 use crate::mqtt_kit::{Device, Door, beside, deliver, door_beside};
 use crate::raw::within;
+use crate::websocket_kit::{BINARY, TARGET, handshake, head as head_of};
 
 /// A second for every step.
 async fn impatient(hub: &TestHub) -> dunlin::hub::Hub {
@@ -62,6 +65,74 @@ async fn every_step_of_a_request_has_an_end() {
     within("the end of who does not read", given_up).await;
     impatient.stop().await;
     hub.stop().await;
+}
+
+/// A byte now and then buys no time: a step has its end however busy a stranger seems.
+#[tokio::test]
+async fn a_trickle_has_an_end() {
+    let hub = TestHub::all_in_one().await;
+    let impatient = impatient(&hub).await;
+    let web = Web::new(&hub);
+    let addresses = impatient.gateway.expect("a gateway");
+    let head = format!(
+        "PUT /devices/d?api-version=2021-04-12 HTTP/1.1\r\nHost: h\r\nAuthorization: {}\r\n",
+        web.token
+    );
+    let connect = [&[0x10, 0x80, 0x08, 0, 4][..], b"MQTT", &[4, 0xc2, 0, 60, 4, 0]].concat();
+    let record = [22, 3, 1, 2, 0, 1, 0, 1, 0xfc];
+    let upgrade = handshake(TARGET, &[]);
+    // A frame as long as the packet; the mask changes nothing.
+    let frame = [upgrade.as_bytes(), &head_of(BINARY, 1_027, 0x80), &[0; 4], &connect].concat();
+    let body = format!("{head}Content-Length: 9999\r\n\r\n");
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\nfff\r\n");
+    // No TLS: the rest of a ClientHello that never is whole.
+    let hello = async |address| {
+        let tcp = TcpStream::connect(address).await.expect("a connection");
+        trickle("a ClientHello", tcp, &record).await;
+    };
+    let on = async |what: &str, address, begin: &[u8]| {
+        trickle(what, web.open_at(address).await, begin).await;
+    };
+    tokio::join!(
+        hello(addresses.mqtt),
+        hello(addresses.https),
+        on("a head", addresses.https, b"GET / HTTP/1.1\r\nX: "),
+        on("a head with lines", addresses.https, head.as_bytes()),
+        on("a body", addresses.https, body.as_bytes()),
+        on("chunks", addresses.https, chunked.as_bytes()),
+        on("a CONNECT", addresses.mqtt, &connect),
+        on("a CONNECT over WebSocket", addresses.https, &frame),
+    );
+    impatient.stop().await;
+    hub.stop().await;
+}
+
+/// Begins so, and goes on with a byte at a time until the hub has closed.
+async fn trickle(what: &str, mut stream: impl AsyncRead + AsyncWrite + Unpin, begin: &[u8]) {
+    let mut each = tokio::time::interval(Duration::from_millis(50));
+    let mut came = [0; 1_024];
+    stream.write_all(begin).await.expect("sent");
+    let ended = async {
+        loop {
+            tokio::select! {
+                read = stream.read(&mut came) => {
+                    if !matches!(read, Ok(1..)) {
+                        return;
+                    }
+                }
+                _ = each.tick() => {
+                    let sent = async {
+                        stream.write_all(b"x").await?;
+                        stream.flush().await
+                    };
+                    if sent.await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    };
+    within(&format!("the end of {what}"), ended).await;
 }
 
 /// The oldest of those that do nothing goes when there is one too many; who does something stays.
