@@ -76,9 +76,15 @@ def services(hub, tmp_path_factory):
 
 
 @pytest.fixture
-def service(hub, sdk, services):
-    """A service client of the SDK in turn, logged in as the owner."""
-    one = services(sdk)
+def pair():
+    """Whose service SDK faces the client: a test that is marked with `drivers.PAIRS` runs with the other one too."""
+    return "own"
+
+
+@pytest.fixture
+def service(hub, sdk, pair, services):
+    """A service client of the SDK in turn, or of the other, logged in as the owner."""
+    one = services(sdk if pair == "own" else drivers.OTHER[sdk])
     one.connect(hub.file["owner_connection_string"])
     return one
 

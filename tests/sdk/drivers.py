@@ -21,6 +21,11 @@ COMMANDS = {
 TRANSPORTS = pytest.mark.parametrize("transport", ["mqtt", "websocket"])
 
 
+# For tests with a device and a back end: over both, and with a back end of the other SDK.
+PAIRS = pytest.mark.parametrize("transport, pair", [("mqtt", "own"), ("websocket", "own"), ("mqtt", "other")])
+OTHER = {"python": "node", "node": "python"}
+
+
 class SdkError(Exception):
     """An error that the SDK gave its caller: its type's name, and those of what it names as cause."""
 

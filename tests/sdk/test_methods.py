@@ -28,7 +28,7 @@ def invoke(service, party, name, **more):
     return service.call("invoke", **named(party), name=name, connect_timeout=30, **more)
 
 
-@drivers.TRANSPORTS
+@drivers.PAIRS
 def test_what_a_device_answers_is_the_answer(service, callee, client):
     sent = {"a": {"deep": [1, "ä", True]}}
     assert invoke(service, callee, "echo", payload=sent) == ANSWERS["echo"]
@@ -45,6 +45,7 @@ def test_the_command_line_calls_too(hub, callee, client):
     assert client.wait_event("method")["payload"] == {"a": 1}
 
 
+@drivers.PAIRS
 def test_a_call_and_an_answer_may_be_empty(service, callee, client):
     answer = invoke(service, callee, "nothing")
     assert answer["status"] == 204 and answer.get("payload") is None
@@ -52,7 +53,7 @@ def test_a_call_and_an_answer_may_be_empty(service, callee, client):
     assert client.wait_event("method")["payload"] == {"python": "", "node": None}[service.sdk]
 
 
-@drivers.TRANSPORTS
+@drivers.PAIRS
 def test_calls_are_answered_one_by_one(service, callee, client):
     for number in range(20):
         assert invoke(service, callee, "echo", payload=number) == ANSWERS["echo"]

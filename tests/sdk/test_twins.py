@@ -68,7 +68,7 @@ def test_what_is_no_twin_is_refused(service, device, name):
             service.call("update_twin", device=device.id, patch={"tags": tags})
 
 
-@drivers.TRANSPORTS
+@drivers.PAIRS
 def test_a_device_reads_its_twin_and_reports(hub, service, party, client):
     service.call("update_twin", **named(party), patch={"tags": {"secret": 1}, "properties": {"desired": {"a": {"b": 1}}}})
     client.connect(party.connection_string, hub.ca)
@@ -96,7 +96,7 @@ def test_a_report_against_the_rules_is_refused(hub, device, client):
     assert client.ask("twin")["result"]["reported"] == {"x": 1, "$version": 2}
 
 
-@drivers.TRANSPORTS
+@drivers.PAIRS
 def test_a_device_is_told_of_desired_properties(hub, service, party, client):
     client.connect(party.connection_string, hub.ca)
     client.ask("watch_desired")
@@ -115,14 +115,16 @@ def test_a_device_is_told_of_desired_properties(hub, service, party, client):
 
 
 @drivers.TRANSPORTS
-def test_a_device_hears_of_changes_after_its_token_was_renewed(hub, service, device, client):
+def test_a_device_hears_of_changes_after_its_token_was_renewed(hub, service, party, client):
     """The SDKs subscribe once: what was subscribed to outlives the connection."""
-    client.connect(device.connection_string, hub.ca, **RENEWAL[client.sdk])
+    client.connect(party.connection_string, hub.ca, **RENEWAL[client.sdk])
     client.ask("watch_desired")
     client.ask("take_methods", answers={"hello": {"status": 200, "payload": "here"}})
 
+    path = f"/devices/{party.id}" + (f"/modules/{party.module_id}" if party.module_id else "")
+
     def connected_since():
-        shown = hub.rest("GET", f"/devices/{device.id}")
+        shown = hub.rest("GET", path)
         return shown["connectionState"] == "Connected" and shown["connectionStateUpdatedTime"]
 
     since = wait.until("the device is shown connected", connected_since)
@@ -132,9 +134,9 @@ def test_a_device_hears_of_changes_after_its_token_was_renewed(hub, service, dev
                 now = connected_since()
                 return now != before and now
             since = wait.until("the client reconnected with a new token", renewed, 60)
-        service.call("update_twin", device=device.id, patch={"properties": {"desired": {"number": number}}})
+        service.call("update_twin", **named(party), patch={"properties": {"desired": {"number": number}}})
         wait_desired(client, {"number": number})
-        answer = service.call("invoke", device=device.id, name="hello", connect_timeout=30)
+        answer = service.call("invoke", **named(party), name="hello", connect_timeout=30)
         assert answer == {"status": 200, "payload": "here"}
         client.ask("report", patch={"number": number})
-    assert own(service.call("twin", device=device.id)["properties"]["reported"]) == {"number": 2}
+    assert own(service.call("twin", **named(party))["properties"]["reported"]) == {"number": 2}
