@@ -152,9 +152,7 @@ impl Link {
         let login = target.hub.as_ref();
         let username =
             login.map(|login| format!("{}/{id}/?api-version=2021-04-12", login.hostname));
-        // Who shows a certificate sends none.
-        let by_token = login.filter(|login| login.thumbprint.is_none());
-        let password = by_token.map(|login| identities::token(login, id)).transpose()?;
+        let password = login.map(|login| identities::token(login, id)).transpose()?;
         let hello = Connect {
             client_id: id,
             username: username.as_deref(),

@@ -82,18 +82,14 @@ impl Registry {
     pub async fn create(&self, ids: &[String]) -> Result<()> {
         self.each(ids, async |id| {
             let key = derived(&self.login, id);
-            let authentication = match &self.login.thumbprint {
-                Some(known) => json!({
-                    "type": "selfSigned",
-                    "x509Thumbprint": { "primaryThumbprint": known },
-                }),
-                None => json!({
+            let body = json!({
+                "deviceId": id,
+                "status": "enabled",
+                "authentication": {
                     "type": "sas",
                     "symmetricKey": { "primaryKey": key, "secondaryKey": key },
-                }),
-            };
-            let body =
-                json!({ "deviceId": id, "status": "enabled", "authentication": authentication });
+                },
+            });
             self.call(Method::PUT, id, body.to_string(), StatusCode::CONFLICT).await
         })
         .await

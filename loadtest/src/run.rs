@@ -43,7 +43,7 @@ fn ids(devices: usize, prefix: &str) -> Vec<String> {
 
 fn registry(hub: &Hub) -> Result<Registry> {
     let ca = hub.ca.as_deref().context("set DUNLIN_CA or --ca to the hub's CA certificate")?;
-    Registry::new(&target::login(hub)?, &target::tls(ca, None)?, hub.address)
+    Registry::new(&target::login(hub)?, &target::tls(ca)?, hub.address)
 }
 
 async fn create(devices: &Devices) -> Result<()> {

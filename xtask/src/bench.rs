@@ -33,8 +33,6 @@ pub struct Options {
     rounds: Option<u32>,
     /// Server on processor 0, client on processor 1.
     pin: bool,
-    /// Devices show a certificate instead of a token.
-    x509: bool,
 }
 
 impl Options {
@@ -46,17 +44,12 @@ impl Options {
             Some(("start", rest)) => (What::Start, rest),
             _ => return Err("bench takes one of idle, publish, registry, start".into()),
         };
-        let mut options =
-            Self { what, devices: None, seconds: None, rounds: None, pin: false, x509: false };
+        let mut options = Self { what, devices: None, seconds: None, rounds: None, pin: false };
         let mut rest = rest.iter();
         while let Some(arg) = rest.next() {
             let number = match (arg.as_str(), what) {
                 ("--pin", What::Idle | What::Publish) => {
                     options.pin = true;
-                    continue;
-                }
-                ("--x509", What::Idle) => {
-                    options.x509 = true;
                     continue;
                 }
                 ("--devices", What::Idle | What::Publish | What::Registry) => &mut options.devices,
@@ -218,19 +211,9 @@ mod tests {
             seconds: Some(3),
             rounds: Some(2),
             pin: true,
-            x509: false,
         };
         assert_eq!(options, Ok(want));
-        assert!(parsed("idle --x509").is_ok_and(|options| options.x509));
-        for line in [
-            "",
-            "fast",
-            "idle --seconds 1",
-            "start --pin",
-            "publish --x509",
-            "idle --devices 0",
-            "idle 5",
-        ] {
+        for line in ["", "fast", "idle --seconds 1", "start --pin", "idle --devices 0", "idle 5"] {
             assert!(parsed(line).is_err(), "{line}");
         }
     }

@@ -39,7 +39,6 @@ cargo xtask COMMAND
     --rounds N    idle: bursts (5); publish, registry, start: turns of each server (3, 5, 10)
     --seconds S   publish: of each turn (10)
     --pin         idle, publish: the server on processor 0, the client on processor 1
-    --x509        idle: devices show a certificate instead of a token
 
   fuzz [TARGET…] [--seconds N]   libFuzzer on what reads bytes of strangers (sas, bag, username, frame, identity, segment)
     --seconds N   of each target (60)

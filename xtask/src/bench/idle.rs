@@ -23,9 +23,6 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
     let mut create = bench.client();
     create.args(["create", "--devices", &devices]);
     create.env("DUNLIN_LOGIN", &first.login).env("DUNLIN_CA", &certificate.ca);
-    if options.x509 {
-        certificate.show(&mut create);
-    }
     process::output(&mut create)?;
     first.server.stop()?;
 
@@ -35,9 +32,6 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
     client.args(["run", "--reuse", "--devices", &devices, "--burst", &bursts, "--hold", "10"]);
     client.args(["--keep-alive", "1170", "--watch", &pid, "--mqtt-port", &port]);
     client.env("DUNLIN_LOGIN", &second.login).env("DUNLIN_CA", &certificate.ca);
-    if options.x509 {
-        certificate.show(&mut client);
-    }
     let clean = run_shown(&mut client)?;
     rollup(second.server.pid())?;
     second.server.stop()?;

@@ -82,17 +82,9 @@ pub struct Certificate {
     pub ca: PathBuf,
     chain: PathBuf,
     key: PathBuf,
-    /// What devices may show, and its key.
-    device: [PathBuf; 2],
 }
 
 impl Certificate {
-    /// Has the load test's devices show theirs.
-    pub fn show(&self, client: &mut Command) {
-        let [certificate, key] = &self.device;
-        client.arg("--x509").arg(certificate).arg("--x509-key").arg(key);
-    }
-
     pub fn create(folder: &Path) -> Result<Self> {
         let script = "set -e
             openssl ecparam -name prime256v1 -genkey -noout -out ca.key
@@ -102,13 +94,10 @@ impl Certificate {
             openssl req -new -key server.key -subj /CN=localhost -out server.csr
             printf 'subjectAltName=DNS:localhost\\nextendedKeyUsage=serverAuth\\n' > server.ext
             openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 \\
-                -extfile server.ext -out server.pem
-            openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 \\
-                -subj /CN=device -keyout device.key -out device.pem";
+                -extfile server.ext -out server.pem";
         output(Command::new("sh").args(["-c", script]).current_dir(folder))?;
         let at = |name| folder.join(name);
-        let device = [at("device.pem"), at("device.key")];
-        Ok(Self { ca: at("ca.pem"), chain: at("server.pem"), key: at("server.key"), device })
+        Ok(Self { ca: at("ca.pem"), chain: at("server.pem"), key: at("server.key") })
     }
 }
 
