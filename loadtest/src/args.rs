@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 
 #[derive(Debug, Parser)]
 #[command(name = "dunlin-loadtest", version, about = "Simulates devices and measures the hub")]
@@ -14,8 +15,8 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Connects devices, has them publish, prints what came of it. Fails unless every device
-    /// connected and every message was acknowledged.
+    /// Connects devices, has them work, prints what came of it. Fails unless every device connected,
+    /// every subscription was granted and every message was acknowledged.
     Run(Box<Run>),
     /// Creates the devices of a run and leaves them: `run --reuse` takes them.
     Create(Devices),
@@ -39,6 +40,9 @@ pub struct Run {
     /// Devices, one connection each.
     #[arg(long, default_value_t = 100)]
     pub devices: usize,
+    /// What the messages are.
+    #[arg(long, value_enum, default_value_t = Work::Publish)]
+    pub work: Work,
     /// Messages per second over all devices, or `max`: as fast as acknowledgements allow. Without
     /// it the devices stay silent.
     #[arg(long, value_parser = rate)]
@@ -52,7 +56,7 @@ pub struct Run {
     /// Unacknowledged messages a device may have.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub window: u16,
-    /// Bytes of a message's body.
+    /// Bytes of a message's body; of the text in a report or a call.
     #[arg(long, default_value_t = 256)]
     pub size: usize,
     /// Rounds in which every device publishes one message at the same time.
@@ -65,7 +69,10 @@ pub struct Run {
     /// silent device. It can neither publish nor ping, so its keep-alive is 1170.
     #[arg(long, conflicts_with_all = ["rate", "burst", "keep_alive"])]
     pub idle_drops_tls: bool,
-    /// Do not subscribe to C2D messages, methods and twin answers.
+    /// Over WebSocket, by the port of the connection string.
+    #[arg(long, conflicts_with = "broker")]
+    pub websocket: bool,
+    /// Do not subscribe to C2D messages, methods, twin answers and desired properties.
     #[arg(long)]
     pub no_subscribe: bool,
     /// Devices that may be connecting at the same time.
@@ -122,7 +129,20 @@ pub struct Broker {
     pub broker_ca: Option<PathBuf>,
 }
 
-/// How fast devices publish.
+/// What is sent, and what acknowledges it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Work {
+    /// Telemetry by devices, QoS 1: PUBACK.
+    Publish,
+    /// Reported properties by devices, QoS 0: the answer 204. Of a hub only.
+    Report,
+    /// Direct methods of the devices in turn, by one caller, one at a time: the answer. Of a hub
+    /// over HTTPS, of a broker over MQTT.
+    Call,
+}
+
+/// How fast messages are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
     /// Closed loop.

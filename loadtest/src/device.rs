@@ -1,27 +1,20 @@
 //! One device: its connection from dialling to DISCONNECT.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
-use std::io::ErrorKind;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
+use crate::args::Work;
 use crate::fleet::{Phase, Plan};
 use crate::identities;
-use crate::mqtt::{self, Connect, Packet};
+use crate::link::{Link, Scratch};
+use crate::mqtt::{self, Packet};
 use crate::outcome::{Counters, Stats};
 use crate::publisher::Publisher;
 
@@ -34,8 +27,7 @@ pub struct Shared {
     pub phase: watch::Receiver<Phase>,
     pub counters: Arc<Counters>,
     pub stats: RefCell<Stats>,
-    /// Where all connections read into: an idle one holds no buffer.
-    pub scratch: RefCell<Vec<u8>>,
+    pub scratch: Scratch,
     /// Sockets of devices that dropped their TLS state.
     pub silent: RefCell<Vec<std::net::TcpStream>>,
 }
@@ -53,7 +45,7 @@ pub async fn run(shared: Rc<Shared>, number: usize) {
         }
     };
     if shared.plan.drop_tls {
-        if let Ok(socket) = link.stream.into_inner().0.into_std() {
+        if let Ok(socket) = link.into_socket() {
             shared.silent.borrow_mut().push(socket);
         }
         shared.counters.connected.fetch_add(1, Relaxed);
@@ -69,15 +61,33 @@ pub async fn run(shared: Rc<Shared>, number: usize) {
 async fn connect(shared: &Shared, number: usize, id: &str) -> Result<Link> {
     let _turn = shared.plan.connecting.acquire().await?;
     let start = Instant::now();
-    let opened = timeout(CONNECT, Link::open(shared, number, id)).await;
-    let link = opened.map_err(|_| anyhow!("not connected within {CONNECT:?}"))??;
+    let ready = timeout(CONNECT, ready(shared, number, id)).await;
+    let link = ready.map_err(|_| anyhow!("not connected within {CONNECT:?}"))??;
     shared.stats.borrow_mut().connect.record(start.elapsed());
+    Ok(link)
+}
+
+/// Up to the last answer that a device waits for before it is ready.
+async fn ready(shared: &Shared, number: usize, id: &str) -> Result<Link> {
+    let Plan { target, subscribe, keep_alive, .. } = &*shared.plan;
+    let mut link = Link::open(target, &shared.scratch, number, id, *keep_alive).await?;
+    if *subscribe {
+        let filters = [
+            &format!("devices/{id}/messages/devicebound/#"),
+            &format!("{}/POST/#", shared.plan.methods(id)),
+            "$iothub/twin/res/#",
+            "$iothub/twin/PATCH/properties/desired/#",
+        ];
+        let refused = link.subscribe(&shared.scratch, &filters).await?;
+        shared.stats.borrow_mut().filters_refused += refused;
+    }
     Ok(link)
 }
 
 /// Publishes and answers as the phases ask for, until the last of them.
 async fn serve(shared: &Shared, mut link: Link, number: usize, id: &str) -> Result<()> {
     let plan = &*shared.plan;
+    let methods = if plan.work == Work::Call { plan.methods(id) } else { String::new() };
     let mut phase = shared.phase.clone();
     let mut publisher = Publisher::new(plan, number, format!("devices/{id}/messages/events/"));
     publisher.enter(*phase.borrow_and_update());
@@ -96,25 +106,34 @@ async fn serve(shared: &Shared, mut link: Link, number: usize, id: &str) -> Resu
         let due = publisher.due();
         let wake =
             if ping_every.is_zero() { due } else { Some(due.unwrap_or(ping_at).min(ping_at)) };
-        let on_packet = |packet| match packet {
-            Packet::PublishAck { id } => {
-                let mut stats = shared.stats.borrow_mut();
-                if publisher.acknowledged(id, &mut stats) {
-                    shared.counters.acked.fetch_add(1, Relaxed);
+        let on_packet = |packet: Packet<'_>| {
+            let acknowledged = match packet {
+                Packet::PublishAck { id } => Some(id),
+                Packet::Publish { id, topic, body } => {
+                    if let Some(id) = id {
+                        mqtt::publish_ack(&mut out, id);
+                    }
+                    if plan.work == Work::Call {
+                        answer_call(&mut out, &methods, topic, body)?;
+                    }
+                    if plan.work == Work::Report { report_taken(topic, body)? } else { None }
                 }
+                _ => None,
+            };
+            if let Some(id) = acknowledged
+                && publisher.acknowledged(id, &mut shared.stats.borrow_mut())
+            {
+                shared.counters.acked.fetch_add(1, Relaxed);
             }
-            Packet::Publish { id: Some(id) } => mqtt::publish_ack(&mut out, id),
-            _ => {}
+            Ok(())
         };
         tokio::select! {
-            received = link.receive(shared, on_packet) => received?,
+            received = link.receive(&shared.scratch, on_packet) => received?,
             changed = phase.changed() => {
                 changed?;
                 let now = *phase.borrow_and_update();
                 if let Phase::Stop = now {
-                    // The server may have gone first; nothing is left to be lost.
-                    let _ = link.send(&mqtt::DISCONNECT).await;
-                    let _ = link.stream.shutdown().await;
+                    link.close().await;
                     return Ok(());
                 }
                 publisher.enter(now);
@@ -128,111 +147,49 @@ async fn serve(shared: &Shared, mut link: Link, number: usize, id: &str) -> Resu
     }
 }
 
-/// A TLS connection that MQTT packets come from.
-struct Link {
-    stream: TlsStream<TcpStream>,
-    /// The beginning of a packet whose end has not come.
-    rest: Vec<u8>,
+/// Answers a method call, if it is one, with what it was called with.
+fn answer_call(out: &mut Vec<u8>, methods: &str, topic: &str, body: &[u8]) -> Result<()> {
+    let call = topic.strip_prefix(methods).and_then(|rest| rest.strip_prefix("/POST/"));
+    let Some((_, rid)) = call.and_then(|call| call.split_once("/?$rid=")) else { return Ok(()) };
+    mqtt::publish(out, &format!("{methods}/res/200/?$rid={rid}"), None, body)
 }
 
-impl Link {
-    /// Up to the last answer that a device waits for before it is ready.
-    async fn open(shared: &Shared, number: usize, id: &str) -> Result<Self> {
-        let plan = &*shared.plan;
-        let target = &plan.target;
-        let socket = target.dial(number).await.map_err(|error| anyhow!("TCP: {error}"))?;
-        let name: ServerName<'static> = target.name.clone();
-        let stream = TlsConnector::from(target.tls.clone())
-            .connect(name, socket)
-            .await
-            .map_err(|error| anyhow!("TLS: {error}"))?;
-        let mut link = Self { stream, rest: Vec::new() };
+/// The request id of a report that was taken; `None`: this is no answer to a report.
+fn report_taken(topic: &str, body: &[u8]) -> Result<Option<u16>> {
+    let Some(answer) = topic.strip_prefix("$iothub/twin/res/") else { return Ok(None) };
+    let (status, query) = answer.split_once("/?$rid=").context("an answer without request id")?;
+    if status != "204" {
+        bail!("report refused: {status} {}", String::from_utf8_lossy(body));
+    }
+    Ok(Some(query.split('&').next().unwrap_or_default().parse()?))
+}
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_answered_with_its_payload() -> Result<()> {
         let mut out = Vec::new();
-        let login = target.hub.as_ref();
-        let username =
-            login.map(|login| format!("{}/{id}/?api-version=2021-04-12", login.hostname));
-        let password = login.map(|login| identities::token(login, id)).transpose()?;
-        let hello = Connect {
-            client_id: id,
-            username: username.as_deref(),
-            password: password.as_deref(),
-            keep_alive: plan.keep_alive,
-            // SDKs ask a hub to keep the session; a broker shall not keep what we leave behind.
-            clean_session: login.is_none(),
-        };
-        mqtt::connect(&mut out, &hello)?;
-        link.send(&out).await?;
-        match link.answer(shared).await? {
-            Packet::ConnectAck { code: 0 } => {}
-            Packet::ConnectAck { code } => bail!("CONNACK {code}"),
-            other => bail!("{other:?} instead of CONNACK"),
+        answer_call(&mut out, "$iothub/methods", "$iothub/methods/POST/load/?$rid=a1", b"7")?;
+        let mut want = Vec::new();
+        mqtt::publish(&mut want, "$iothub/methods/res/200/?$rid=a1", None, b"7")?;
+        assert_eq!(out, want);
+        out.clear();
+        for other in ["$iothub/twin/res/204/?$rid=1", "$iothub/methods/POST/load", "x"] {
+            answer_call(&mut out, "$iothub/methods", other, b"7")?;
         }
-        if plan.subscribe {
-            let c2d = format!("devices/{id}/messages/devicebound/#");
-            out.clear();
-            mqtt::subscribe(&mut out, 1, &[&c2d, "$iothub/methods/POST/#", "$iothub/twin/res/#"])?;
-            link.send(&out).await?;
-            match link.answer(shared).await? {
-                Packet::SubscribeAck { refused } => {
-                    shared.stats.borrow_mut().filters_refused += u64::from(refused);
-                }
-                other => bail!("{other:?} instead of SUBACK"),
-            }
-        }
-        Ok(link)
-    }
-
-    /// The one packet that is waited for.
-    async fn answer(&mut self, shared: &Shared) -> Result<Packet> {
-        let mut answer = None;
-        while answer.is_none() {
-            self.receive(shared, |packet| answer = Some(packet)).await?;
-        }
-        answer.ok_or_else(|| anyhow!("no answer"))
-    }
-
-    async fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.write_all(bytes).await?;
-        self.stream.flush().await?;
+        assert!(out.is_empty());
         Ok(())
     }
 
-    /// Waits for bytes and hands over the packets they complete. Nothing is lost by dropping it.
-    async fn receive(&mut self, shared: &Shared, mut on: impl FnMut(Packet)) -> Result<()> {
-        poll_fn(|cx| self.poll_receive(cx, &mut shared.scratch.borrow_mut(), &mut on)).await
-    }
-
-    fn poll_receive(
-        &mut self,
-        cx: &mut Context<'_>,
-        scratch: &mut Vec<u8>,
-        on: &mut impl FnMut(Packet),
-    ) -> Poll<Result<()>> {
-        let kept = self.rest.len();
-        // Room for the rest of a long packet; the largest a hub sends is 64 KB.
-        if scratch.len() < kept + 16 * 1024 {
-            scratch.resize(kept + 64 * 1024, 0);
-        }
-        let mut buffer = ReadBuf::new(&mut scratch[kept..]);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)).map_err(|error| {
-            // rustls' text is a paragraph.
-            match error.kind() {
-                ErrorKind::UnexpectedEof => anyhow!("closed by the server without close_notify"),
-                _ => error.into(),
-            }
-        })?;
-        let end = kept + buffer.filled().len();
-        if end == kept {
-            return Poll::Ready(Err(anyhow!("closed by the server")));
-        }
-        scratch[..kept].copy_from_slice(&self.rest);
-        let mut at = 0;
-        while let Some((packet, length)) = mqtt::read(&scratch[at..end])? {
-            on(packet);
-            at += length;
-        }
-        self.rest = scratch[at..end].to_vec();
-        Poll::Ready(Ok(()))
+    #[test]
+    fn only_a_204_is_a_report_taken() -> Result<()> {
+        assert_eq!(report_taken("$iothub/twin/res/204/?$rid=7&$version=3", b"")?, Some(7));
+        assert_eq!(report_taken("$iothub/twin/PATCH/properties/desired/?$version=2", b"{}")?, None);
+        let refused = report_taken("$iothub/twin/res/400/?$rid=7", b"{\"errorCode\":400004}");
+        assert!(refused.is_err_and(|error| error.to_string().contains("400004")));
+        assert!(report_taken("$iothub/twin/res/204/?$rid=x", b"").is_err());
+        Ok(())
     }
 }

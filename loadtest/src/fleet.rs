@@ -10,7 +10,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
-use crate::args::{Rate, Run};
+use crate::args::{Rate, Run, Work};
+use crate::caller;
 use crate::device::{self, Shared};
 use crate::outcome::{Counters, Stats, Totals};
 use crate::target::Target;
@@ -20,6 +21,7 @@ pub struct Plan {
     pub target: Target,
     pub prefix: String,
     pub devices: usize,
+    pub work: Work,
     pub rate: Option<Rate>,
     pub window: u16,
     pub body: Vec<u8>,
@@ -34,9 +36,10 @@ impl Plan {
     /// For the first `devices` of a run.
     pub fn of(run: &Run, devices: usize) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            target: Target::of(&run.hub, &run.broker)?,
+            target: Target::of(&run.hub, &run.broker, run.websocket)?,
             prefix: run.prefix.clone(),
             devices,
+            work: run.work,
             rate: run.rate,
             window: run.window,
             body: (0..run.size).map(|at| b"0123456789abcdef"[at % 16]).collect(),
@@ -45,6 +48,11 @@ impl Plan {
             drop_tls: run.idle_drops_tls,
             connecting: Semaphore::new(run.connecting.max(1)),
         }))
+    }
+
+    /// What the topics of calls and answers begin with; a broker's devices have one each.
+    pub fn methods(&self, id: &str) -> String {
+        if self.target.hub.is_some() { "$iothub/methods".into() } else { format!("{id}/methods") }
     }
 
     #[cfg(test)]
@@ -59,14 +67,16 @@ impl Plan {
             name: "localhost".try_into()?,
             tls: Arc::new(tls),
             hub: None,
+            websocket: false,
         };
         let connecting = Semaphore::new(1);
-        let (prefix, body) = (String::new(), vec![0; 16]);
+        let (prefix, body, work) = (String::new(), vec![b'x'; 16], Work::Publish);
         let (devices, keep_alive, subscribe, drop_tls) = (2, 60, false, false);
         Ok(Self {
             target,
             prefix,
             devices,
+            work,
             rate,
             window,
             body,
@@ -118,14 +128,36 @@ impl Fleet {
         let (phase, follow) = watch::channel(Phase::Idle);
         let mut fleet = Self { threads: Vec::new(), counters: Vec::new(), phase };
         for thread in 0..count {
-            let counters = Arc::new(Counters::default());
-            fleet.counters.push(counters.clone());
-            let (plan, follow) = (plan.clone(), follow.clone());
-            let work = move || work(thread, count, plan, counters, follow);
             let name = format!("devices-{thread}");
-            fleet.threads.push(std::thread::Builder::new().name(name).spawn(work)?);
+            fleet.spawn(name, plan, &follow, move |shared| devices(shared, thread, count))?;
+        }
+        if plan.work == Work::Call {
+            fleet.spawn("caller".into(), plan, &follow, caller::run)?;
         }
         Ok(fleet)
+    }
+
+    /// A thread with a runtime of its own: devices never move between threads, so that nothing but
+    /// counters is shared.
+    fn spawn<F: Future<Output = Result<()>>>(
+        &mut self,
+        name: String,
+        plan: &Arc<Plan>,
+        phase: &watch::Receiver<Phase>,
+        work: impl FnOnce(Rc<Shared>) -> F + Send + 'static,
+    ) -> Result<()> {
+        let counters = Arc::new(Counters::default());
+        self.counters.push(counters.clone());
+        let (plan, phase) = (plan.clone(), phase.clone());
+        let thread = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (stats, scratch, silent) = Default::default();
+            let shared = Rc::new(Shared { plan, phase, counters, stats, scratch, silent });
+            LocalSet::new().block_on(&runtime, work(shared.clone()))?;
+            Ok(shared.stats.take())
+        };
+        self.threads.push(std::thread::Builder::new().name(name).spawn(thread)?);
+        Ok(())
     }
 
     pub fn enter(&self, phase: Phase) {
@@ -148,42 +180,23 @@ impl Fleet {
     }
 }
 
-/// One thread with every `threads`th device. A runtime each: devices never move between threads,
-/// so that nothing but counters is shared.
-fn work(
-    thread: usize,
-    threads: usize,
-    plan: Arc<Plan>,
-    counters: Arc<Counters>,
-    mut phase: watch::Receiver<Phase>,
-) -> Result<Stats> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let shared = Rc::new(Shared {
-        plan,
-        phase: phase.clone(),
-        counters,
-        stats: Default::default(),
-        scratch: Default::default(),
-        silent: Default::default(),
-    });
-    LocalSet::new().block_on(&runtime, async {
-        let mut devices = JoinSet::new();
-        for number in (thread..shared.plan.devices).step_by(threads) {
-            devices.spawn_local(device::run(shared.clone(), number));
-        }
-        while let Some(ended) = devices.join_next().await {
-            ended.context("a device's task panicked")?;
-        }
-        // Silent devices have no task.
-        let _ = phase.wait_for(|phase| matches!(phase, Phase::Stop)).await;
-        Ok::<_, anyhow::Error>(())
-    })?;
-    let lost = shared.silent.borrow().iter().filter(|socket| !is_open(socket)).count() as u64;
-    let mut stats = shared.stats.take();
-    if lost > 0 {
-        stats.lost.insert("closed by the server (seen at the end)".into(), lost);
+/// Every `threads`th device, to the end of all of them.
+async fn devices(shared: Rc<Shared>, thread: usize, threads: usize) -> Result<()> {
+    let mut devices = JoinSet::new();
+    for number in (thread..shared.plan.devices).step_by(threads) {
+        devices.spawn_local(device::run(shared.clone(), number));
     }
-    Ok(stats)
+    while let Some(ended) = devices.join_next().await {
+        ended.context("a device's task panicked")?;
+    }
+    // Silent devices have no task.
+    let _ = shared.phase.clone().wait_for(|phase| matches!(phase, Phase::Stop)).await;
+    let lost = shared.silent.borrow().iter().filter(|socket| !is_open(socket)).count() as u64;
+    if lost > 0 {
+        let reason = "closed by the server (seen at the end)";
+        shared.stats.borrow_mut().lost.insert(reason.into(), lost);
+    }
+    Ok(())
 }
 
 /// Whether the server still holds its side.

@@ -1,17 +1,21 @@
 //! `dunlin-loadtest`: many devices on one machine, and what they measure.
 
 mod args;
+mod caller;
 mod device;
 mod fleet;
 mod identities;
+mod link;
 mod mqtt;
 mod outcome;
 mod process;
 mod publisher;
 mod report;
+mod rest;
 mod run;
 mod target;
 mod text;
+mod websocket;
 
 use std::process::ExitCode;
 

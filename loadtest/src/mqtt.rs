@@ -1,14 +1,14 @@
-//! The few MQTT 3.1.1 packets a publishing device needs, written and read in place.
+//! The few MQTT 3.1.1 packets a device needs, written and read in place.
 //!
 //! Of our own, because the client shares the processors with what it measures: a PUBLISH is copied
 //! once, into the buffer that is sent, an acknowledgement is read without an allocation, and an
 //! idle device holds no buffer at all. A general codec's packet types would cost all three.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// What a server sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packet {
+pub enum Packet<'a> {
     ConnectAck {
         code: u8,
     },
@@ -22,6 +22,8 @@ pub enum Packet {
     /// A message to the device; `id` with QoS 1.
     Publish {
         id: Option<u16>,
+        topic: &'a str,
+        body: &'a [u8],
     },
 }
 
@@ -45,11 +47,14 @@ pub fn connect(out: &mut Vec<u8>, connect: &Connect<'_>) -> Result<()> {
     texts.iter().flatten().try_for_each(|part| text(out, part))
 }
 
-/// QoS 1.
-pub fn publish(out: &mut Vec<u8>, topic: &str, id: u16, body: &[u8]) -> Result<()> {
-    header(out, 0x32, 2 + topic.len() + 2 + body.len());
+/// QoS 1 with an id, else QoS 0.
+pub fn publish(out: &mut Vec<u8>, topic: &str, id: Option<u16>, body: &[u8]) -> Result<()> {
+    let (first, id_length) = if id.is_some() { (0x32, 2) } else { (0x30, 0) };
+    header(out, first, 2 + topic.len() + id_length + body.len());
     text(out, topic)?;
-    out.extend_from_slice(&id.to_be_bytes());
+    if let Some(id) = id {
+        out.extend_from_slice(&id.to_be_bytes());
+    }
     out.extend_from_slice(body);
     Ok(())
 }
@@ -92,7 +97,7 @@ fn text(out: &mut Vec<u8>, text: &str) -> Result<()> {
 }
 
 /// The first packet of `input` and its length; `None`: it is not there in full.
-pub fn read(input: &[u8]) -> Result<Option<(Packet, usize)>> {
+pub fn read(input: &[u8]) -> Result<Option<(Packet<'_>, usize)>> {
     let Some((&first, rest)) = input.split_first() else { return Ok(None) };
     let (mut length, mut at) = (0_usize, 0);
     loop {
@@ -114,9 +119,14 @@ pub fn read(input: &[u8]) -> Result<Option<(Packet, usize)>> {
     let packet = match first >> 4 {
         2 => Packet::ConnectAck { code: id(0)?.to_be_bytes()[1] },
         3 => {
-            let after_topic = 2 + usize::from(id(0)?);
-            let qos = first >> 1 & 3;
-            Packet::Publish { id: if qos == 0 { None } else { Some(id(after_topic)?) } }
+            let topic_end = 2 + usize::from(id(0)?);
+            let topic = body.get(2..topic_end).context("a topic longer than its packet")?;
+            let qos_0 = first >> 1 & 3 == 0;
+            Packet::Publish {
+                id: if qos_0 { None } else { Some(id(topic_end)?) },
+                topic: std::str::from_utf8(topic)?,
+                body: &body[if qos_0 { topic_end } else { topic_end + 2 }..],
+            }
         }
         4 => Packet::PublishAck { id: id(0)? },
         9 => {
@@ -159,10 +169,13 @@ mod tests {
         connect(&mut out, &anonymous)?;
         assert_eq!(out, b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01d");
         out.clear();
-        publish(&mut out, "t", 7, b"hi")?;
+        publish(&mut out, "t", Some(7), b"hi")?;
         assert_eq!(out, b"\x32\x07\0\x01t\0\x07hi");
         out.clear();
-        publish(&mut out, "t", 7, &[0; 200])?;
+        publish(&mut out, "t", None, b"hi")?;
+        assert_eq!(out, b"\x30\x05\0\x01thi");
+        out.clear();
+        publish(&mut out, "t", Some(7), &[0; 200])?;
         assert_eq!(out[..3], *b"\x32\xcd\x01");
         out.clear();
         subscribe(&mut out, 1, &["a", "b"])?;
@@ -178,8 +191,8 @@ mod tests {
             Packet::PublishAck { id: 258 },
             Packet::SubscribeAck { refused: 2 },
             Packet::Pong,
-            Packet::Publish { id: Some(9) },
-            Packet::Publish { id: None },
+            Packet::Publish { id: Some(9), topic: "t", body: b"x" },
+            Packet::Publish { id: None, topic: "t", body: b"" },
         ];
         let mut at = 0;
         for packet in want {
@@ -196,9 +209,16 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error() {
-        for bad in
-            [&b"\x40\x01\0"[..], b"\x20\0", b"\x10\0", b"\x30\x01\0", b"\x40\xff\xff\xff\xff\x01"]
-        {
+        for bad in [
+            &b"\x40\x01\0"[..],
+            b"\x20\0",
+            b"\x10\0",
+            b"\x30\x01\0",
+            b"\x40\xff\xff\xff\xff\x01",
+            b"\x30\x03\0\x02t",
+            b"\x30\x03\0\x01\xff",
+            b"\x32\x03\0\x01t",
+        ] {
             assert!(read(bad).is_err(), "{bad:?}");
         }
     }

@@ -45,7 +45,7 @@ impl Totals {
 pub struct Stats {
     /// From dialling to the last answer that a device waits for before it is ready.
     pub connect: Times,
-    /// From when a message was due to its PUBACK.
+    /// From when a message was due to its acknowledgement.
     pub publish: Times,
     /// The same, in bursts.
     pub burst: Times,

@@ -1,11 +1,12 @@
-//! What a device publishes and when: in a closed loop, on a schedule, or once with all others.
+//! What a device sends and when: telemetry, or reports of its twin; in a closed loop, on a schedule,
+//! or once with all others.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use tokio::time::Instant;
 
-use crate::args::Rate;
+use crate::args::{Rate, Work};
 use crate::fleet::{Phase, Plan, Schedule};
 use crate::mqtt;
 use crate::outcome::Stats;
@@ -23,7 +24,7 @@ pub struct Publisher<'a> {
     plan: &'a Plan,
     number: usize,
     topic: String,
-    /// By packet id less one; allocated with the first message.
+    /// By packet or request id less one; allocated with the first message.
     slots: Vec<Option<InFlight>>,
     free: Vec<u16>,
     schedule: Option<Schedule>,
@@ -31,6 +32,8 @@ pub struct Publisher<'a> {
     next: Option<Instant>,
     bursts_due: u32,
     burst_at: Instant,
+    /// Reports so far: no two are the same.
+    reports: u64,
 }
 
 impl<'a> Publisher<'a> {
@@ -45,6 +48,7 @@ impl<'a> Publisher<'a> {
             next: None,
             bursts_due: 0,
             burst_at: Instant::now(),
+            reports: 0,
         }
     }
 
@@ -52,6 +56,8 @@ impl<'a> Publisher<'a> {
         (self.schedule, self.next) = (None, None);
         match phase {
             Phase::Idle | Phase::Stop => {}
+            // Devices are called then, and only answer.
+            Phase::Publish(_) if self.plan.work == Work::Call => {}
             Phase::Burst => {
                 self.bursts_due += 1;
                 self.burst_at = Instant::now();
@@ -110,10 +116,21 @@ impl<'a> Publisher<'a> {
             };
             self.free.pop();
             self.slots[usize::from(id) - 1] = Some(message);
-            mqtt::publish(out, &self.topic, id, &self.plan.body)?;
+            self.write(out, id)?;
             sent += 1;
         }
         Ok(sent)
+    }
+
+    fn write(&mut self, out: &mut Vec<u8>, id: u16) -> Result<()> {
+        if self.plan.work != Work::Report {
+            return mqtt::publish(out, &self.topic, Some(id), &self.plan.body);
+        }
+        self.reports += 1;
+        let topic = format!("$iothub/twin/PATCH/properties/reported/?$rid={id}");
+        let text = String::from_utf8_lossy(&self.plan.body);
+        let patch = format!(r#"{{"count":{},"text":"{text}"}}"#, self.reports);
+        mqtt::publish(out, &topic, None, patch.as_bytes())
     }
 
     /// When to call `fill` again if nothing else happens.
@@ -122,7 +139,7 @@ impl<'a> Publisher<'a> {
         self.next.filter(|next| *next < schedule.until)
     }
 
-    /// Takes a PUBACK. `false`: for nothing that was on its way.
+    /// Takes a PUBACK or the answer to a report. `false`: for nothing that was on its way.
     pub fn acknowledged(&mut self, id: u16, stats: &mut Stats) -> bool {
         let slot = self.slots.get_mut(usize::from(id).wrapping_sub(1)).and_then(Option::take);
         let Some(message) = slot else {
@@ -197,6 +214,31 @@ mod tests {
         publisher.enter(Phase::Burst);
         assert_eq!(publisher.fill(&mut out)?, 1);
         assert_eq!(publisher.fill(&mut out)?, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn reports_differ_and_carry_their_request_id() -> Result<()> {
+        let plan = Plan { work: Work::Report, ..Plan::for_tests(2, Some(Rate::Max))? };
+        let mut publisher = Publisher::new(&plan, 0, "t".into());
+        let (mut out, mut want) = (Vec::new(), Vec::new());
+        publisher.enter(schedule(Instant::now()));
+        assert_eq!(publisher.fill(&mut out)?, 2);
+        for n in [1, 2] {
+            let topic = format!("$iothub/twin/PATCH/properties/reported/?$rid={n}");
+            let patch = format!(r#"{{"count":{n},"text":"{}"}}"#, "x".repeat(16));
+            mqtt::publish(&mut want, &topic, None, patch.as_bytes())?;
+        }
+        assert_eq!(out, want);
+        Ok(())
+    }
+
+    #[test]
+    fn who_is_called_sends_nothing_by_itself() -> Result<()> {
+        let plan = Plan { work: Work::Call, ..Plan::for_tests(2, Some(Rate::Max))? };
+        let mut publisher = Publisher::new(&plan, 0, "t".into());
+        publisher.enter(schedule(Instant::now()));
+        assert_eq!(publisher.fill(&mut Vec::new())?, 0);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::args::{Rate, Run};
+use crate::args::{Rate, Run, Work};
 use crate::fleet::Plan;
 use crate::outcome::{Stats, Times, Totals};
 use crate::process::Memory;
@@ -16,6 +16,7 @@ use crate::process::Memory;
 pub struct Report {
     /// `hub` or `broker`.
     pub target: &'static str,
+    pub work: Work,
     pub devices: usize,
     pub window: u16,
     pub size: usize,
@@ -28,7 +29,7 @@ pub struct Report {
     pub acked: u64,
     /// Sent and not acknowledged, half a minute after the last was sent.
     pub unacknowledged: u64,
-    /// PUBACKs for nothing that was on its way.
+    /// Acknowledgements of nothing that was on its way.
     pub stray_acks: u64,
     pub connecting: Connecting,
     pub connect_ms: Latency,
@@ -147,6 +148,7 @@ impl Report {
         let Parts { totals, stats, connecting, bursts, publishing, silence, memory } = parts;
         Self {
             target: if plan.target.hub.is_some() { "hub" } else { "broker" },
+            work: run.work,
             devices: run.devices,
             window: run.window,
             size: run.size,
@@ -169,9 +171,11 @@ impl Report {
         }
     }
 
-    /// Every device connected and stayed, every message was acknowledged, once.
+    /// Every device connected, got what it subscribed to and stayed; every message was acknowledged,
+    /// once.
     pub fn is_clean(&self) -> bool {
         self.connected == self.devices as u64
+            && self.filters_refused == 0
             && self.lost.is_empty()
             && self.unacknowledged == 0
             && self.stray_acks == 0

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::args::{Arguments, Command, Devices, Hub, Run};
+use crate::args::{Arguments, Command, Devices, Hub, Run, Work};
 use crate::fleet::{Fleet, Phase, Plan, Schedule};
-use crate::identities::{self, Registry};
+use crate::identities;
 use crate::outcome::Totals;
 use crate::process::{self, Memory};
 use crate::report::{Bursts, Connecting, Parts, Publishing, Report, Sample, Silence};
+use crate::rest::Rest;
 use crate::target;
 
 /// How often counters are looked at.
@@ -41,31 +42,37 @@ fn ids(devices: usize, prefix: &str) -> Vec<String> {
     (0..devices).map(|number| identities::id(prefix, number)).collect()
 }
 
-fn registry(hub: &Hub) -> Result<Registry> {
+fn rest(hub: &Hub) -> Result<Rest> {
     let ca = hub.ca.as_deref().context("set DUNLIN_CA or --ca to the hub's CA certificate")?;
-    Registry::new(&target::login(hub)?, &target::tls(ca)?, hub.address)
+    Rest::new(&target::login(hub)?, &target::tls(ca)?, hub.address)
 }
 
 async fn create(devices: &Devices) -> Result<()> {
-    registry(&devices.hub)?.create(&ids(devices.devices, &devices.prefix)).await
+    identities::create(&rest(&devices.hub)?, &ids(devices.devices, &devices.prefix)).await
 }
 
 async fn remove(devices: &Devices) -> Result<()> {
-    registry(&devices.hub)?.remove(&ids(devices.devices, &devices.prefix)).await
+    identities::remove(&rest(&devices.hub)?, &ids(devices.devices, &devices.prefix)).await
 }
 
 async fn measure(run: &Run) -> Result<Report> {
     if run.devices == 0 {
         bail!("--devices takes a number above 0");
     }
+    if run.work != Work::Publish && run.no_subscribe {
+        bail!("without subscriptions nobody hears calls or answers: leave out --no-subscribe");
+    }
     let plan = Plan::of(run, run.devices)?;
+    if run.work == Work::Report && plan.target.hub.is_none() {
+        bail!("a broker has no twins: leave out --work report or --broker");
+    }
     let owned = plan.target.hub.is_some() && !run.reuse;
     if owned {
-        registry(&run.hub)?.create(&ids(run.devices, &run.prefix)).await?;
+        identities::create(&rest(&run.hub)?, &ids(run.devices, &run.prefix)).await?;
     }
     let measured = with_devices(run, &plan).await;
     if owned && !run.keep {
-        let removed = registry(&run.hub)?.remove(&ids(run.devices, &run.prefix)).await;
+        let removed = identities::remove(&rest(&run.hub)?, &ids(run.devices, &run.prefix)).await;
         // What was measured matters more than what could not be tidied up.
         measured.and_then(|report| removed.map(|()| report))
     } else {

@@ -29,6 +29,15 @@ pub struct Login {
     pub key: Key,
 }
 
+impl Login {
+    pub fn https_port(&self) -> Result<u16> {
+        match self.authority.rsplit_once(':') {
+            Some((_, port)) => port.parse().context("the port of HostName is not a number"),
+            None => Ok(443),
+        }
+    }
+}
+
 /// What devices connect to.
 pub struct Target {
     pub address: SocketAddr,
@@ -36,10 +45,12 @@ pub struct Target {
     pub tls: Arc<ClientConfig>,
     /// `None`: a broker.
     pub hub: Option<Login>,
+    /// Of a hub: by its HTTPS port.
+    pub websocket: bool,
 }
 
 impl Target {
-    pub fn of(hub: &Hub, broker: &Broker) -> Result<Self> {
+    pub fn of(hub: &Hub, broker: &Broker, websocket: bool) -> Result<Self> {
         if let Some(broker_at) = &broker.broker {
             let (host, port) = broker_at.rsplit_once(':').context("--broker takes HOST:PORT")?;
             let port = port.parse().context("--broker takes HOST:PORT")?;
@@ -49,7 +60,9 @@ impl Target {
         let login = login(hub)?;
         let ca = hub.ca.as_deref().context("set DUNLIN_CA or --ca to the hub's CA certificate")?;
         let host = login.hostname.clone();
-        Self::at(&host, hub.mqtt_port, hub.address, ca, Some(login))
+        let port = if websocket { login.https_port()? } else { hub.mqtt_port };
+        let target = Self::at(&host, port, hub.address, ca, Some(login))?;
+        Ok(Self { websocket, ..target })
     }
 
     fn at(
@@ -64,7 +77,7 @@ impl Target {
             None => resolve(host, port)?,
         };
         let name = ServerName::try_from(host.to_owned()).context("not a host name")?;
-        Ok(Self { address, name, tls: tls(ca)?, hub })
+        Ok(Self { address, name, tls: tls(ca)?, hub, websocket: false })
     }
 
     /// A TCP connection for the device with this number.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::args::Rate;
+use crate::args::{Rate, Work};
 use crate::process::Memory;
 use crate::report::{Connecting, Latency, Publishing, Report, Sample, Silence};
 
@@ -62,9 +62,14 @@ impl Publishing {
             Some(Rate::PerSecond(rate)) => format!("{rate} a second asked for"),
             _ => format!("window {}", run.window),
         };
+        let did = match run.work {
+            Work::Publish => "published",
+            Work::Report => "reported",
+            Work::Call => "called",
+        };
         writeln!(
             out,
-            "published {} messages of {} bytes in {:.1} s, {pace}: {:.0}/s",
+            "{did} {}, {} bytes each, in {:.1} s, {pace}: {:.0}/s",
             self.measured_acked, run.size, self.measured_seconds, self.messages_per_s
         )?;
         write!(out, "  processor time each: client {:.2} us", self.client_cpu_us_per_message)?;

@@ -2,10 +2,13 @@
 //! docs/measurements.md says what each figure means and what it leaves out.
 
 mod idle;
+mod method;
 mod peers;
 mod publish;
 mod registry;
 mod start;
+mod turn;
+mod twin;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,9 +22,11 @@ use crate::{Result, process, workspace};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     Idle,
+    Method,
     Publish,
     Registry,
     Start,
+    Twin,
 }
 
 /// Numbers left out are the measurement's own.
@@ -33,28 +38,41 @@ pub struct Options {
     rounds: Option<u32>,
     /// Server on processor 0, client on processor 1.
     pin: bool,
+    /// Devices connect over WebSocket.
+    websocket: bool,
 }
 
 impl Options {
     pub fn parse(args: &[String]) -> Result<Self> {
         let (what, rest) = match args.split_first().map(|(what, rest)| (what.as_str(), rest)) {
             Some(("idle", rest)) => (What::Idle, rest),
+            Some(("method", rest)) => (What::Method, rest),
             Some(("publish", rest)) => (What::Publish, rest),
             Some(("registry", rest)) => (What::Registry, rest),
             Some(("start", rest)) => (What::Start, rest),
-            _ => return Err("bench takes one of idle, publish, registry, start".into()),
+            Some(("twin", rest)) => (What::Twin, rest),
+            _ => {
+                return Err(
+                    "bench takes one of idle, method, publish, registry, start, twin".into()
+                );
+            }
         };
-        let mut options = Self { what, devices: None, seconds: None, rounds: None, pin: false };
+        let mut options =
+            Self { what, devices: None, seconds: None, rounds: None, pin: false, websocket: false };
         let mut rest = rest.iter();
         while let Some(arg) = rest.next() {
             let number = match (arg.as_str(), what) {
-                ("--pin", What::Idle | What::Publish) => {
+                ("--pin", What::Idle | What::Method | What::Publish) => {
                     options.pin = true;
                     continue;
                 }
-                ("--devices", What::Idle | What::Publish | What::Registry) => &mut options.devices,
-                ("--seconds", What::Publish) => &mut options.seconds,
+                ("--seconds", What::Method | What::Publish | What::Twin) => &mut options.seconds,
                 ("--rounds", _) => &mut options.rounds,
+                ("--websocket", What::Idle) => {
+                    options.websocket = true;
+                    continue;
+                }
+                ("--devices", what) if what != What::Start => &mut options.devices,
                 (other, _) => return Err(format!("bench {what:?} takes no `{other}`")),
             };
             let value = rest.next().and_then(|value| value.parse().ok()).filter(|n| *n > 0);
@@ -73,9 +91,11 @@ pub fn run(options: &Options) -> Result<bool> {
     println!("{}", machine());
     let outcome = match options.what {
         What::Idle => idle::run(&bench, options),
+        What::Method => method::run(&bench, options),
         What::Publish => publish::run(&bench, options),
         What::Registry => registry::run(&bench, options),
         What::Start => start::run(&bench, options),
+        What::Twin => twin::run(&bench, options),
     };
     // A folder of a failed run is left to be looked at.
     if let Ok(true) = outcome {
@@ -211,9 +231,21 @@ mod tests {
             seconds: Some(3),
             rounds: Some(2),
             pin: true,
+            websocket: false,
         };
         assert_eq!(options, Ok(want));
-        for line in ["", "fast", "idle --seconds 1", "start --pin", "idle --devices 0", "idle 5"] {
+        assert!(parsed("idle --websocket").is_ok_and(|options| options.websocket));
+        for line in [
+            "",
+            "fast",
+            "idle --seconds 1",
+            "start --pin",
+            "start --devices 5",
+            "twin --pin",
+            "publish --websocket",
+            "idle --devices 0",
+            "idle 5",
+        ] {
             assert!(parsed(line).is_err(), "{line}");
         }
     }

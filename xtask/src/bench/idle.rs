@@ -3,9 +3,10 @@
 use std::fs;
 
 use super::peers::{Certificate, hub};
+use super::turn::{create, with_hub};
 use super::{Bench, Options, settled};
+use crate::Result;
 use crate::process::run_shown;
-use crate::{Result, process};
 
 /// Fits the usual limit of 20,000 descriptors.
 const DEVICES: u32 = 15_000;
@@ -17,24 +18,18 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
     let devices = options.devices.unwrap_or(DEVICES).to_string();
     let bursts = options.rounds.unwrap_or(BURSTS).to_string();
 
-    // Created in a life of the hub before the one that is measured: what creating them leaves in
-    // its heap would be room for connections, which then would seem to cost less than they do.
-    let first = hub(bench, &data, Some(&certificate))?;
-    let mut create = bench.client();
-    create.args(["create", "--devices", &devices]);
-    create.env("DUNLIN_LOGIN", &first.login).env("DUNLIN_CA", &certificate.ca);
-    process::output(&mut create)?;
-    first.server.stop()?;
+    create(bench, &data, &certificate, &devices)?;
 
-    let second = hub(bench, &data, Some(&certificate))?;
-    let (pid, port) = (second.server.pid().to_string(), second.mqtt_port.to_string());
-    let mut client = bench.client();
-    client.args(["run", "--reuse", "--devices", &devices, "--burst", &bursts, "--hold", "10"]);
-    client.args(["--keep-alive", "1170", "--watch", &pid, "--mqtt-port", &port]);
-    client.env("DUNLIN_LOGIN", &second.login).env("DUNLIN_CA", &certificate.ca);
+    let hub = hub(bench, &data, Some(&certificate))?;
+    let mut client = with_hub(bench, &hub, &certificate);
+    client.args(["--devices", &devices, "--burst", &bursts, "--hold", "10"]);
+    client.args(["--keep-alive", "1170", "--watch", &hub.server.pid().to_string()]);
+    if options.websocket {
+        client.arg("--websocket");
+    }
     let clean = run_shown(&mut client)?;
-    rollup(second.server.pid())?;
-    second.server.stop()?;
+    rollup(hub.server.pid())?;
+    hub.server.stop()?;
     Ok(clean)
 }
 

@@ -182,7 +182,7 @@ pub fn redis(bench: &Bench) -> Result<(Server, Duration)> {
 }
 
 /// Installs a Debian package if its program is missing; its service is not started.
-fn install(what: &str, probe: &[&str], package: &str) -> Result<()> {
+pub fn install(what: &str, probe: &[&str], package: &str) -> Result<()> {
     let (program, args) = probe.split_first().ok_or("nothing to probe")?;
     // Not `succeeds`: `mosquitto -h` ends with 3.
     let here = || {

@@ -1,0 +1,27 @@
+//! Round trips of direct methods on an idle system, against a request and its reply between two
+//! MQTT clients over Mosquitto (target P9): the same devices and certificate, in turn.
+
+use super::turn::Sides;
+use super::{Bench, Options};
+use crate::Result;
+
+const DEVICES: u32 = 100;
+const SECONDS: u32 = 10;
+const ROUNDS: u32 = 5;
+
+pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
+    let devices = options.devices.unwrap_or(DEVICES).to_string();
+    let seconds = options.seconds.unwrap_or(SECONDS).to_string();
+    let rounds = options.rounds.unwrap_or(ROUNDS);
+    let what = ["--work", "call", "--size", "64"];
+    let sides = Sides::measure(bench, &devices, &seconds, rounds, &what)?;
+    println!("\n{devices} devices, one caller, one call at a time, medians; p99 in brackets");
+    sides.table(|turn| turn.p99);
+    println!(
+        "dunlin / mosquitto, median over the rounds: p50 {:.2}, p99 {:.2}, server time a call {:.2}",
+        sides.ratio(|turn| turn.p50),
+        sides.ratio(|turn| turn.p99),
+        sides.ratio(|turn| turn.server_us)
+    );
+    Ok(true)
+}
