@@ -26,6 +26,12 @@ pub const LIST_DEVICES: usize = 1_000;
 /// Modules of one device, the two of the IoT Edge runtime aside (IoT Hub quotas).
 pub const MODULES_PER_DEVICE: usize = 50;
 
+/// Consumer groups of one topic, `$Default` among them (Event Hub-compatible endpoint).
+pub const CONSUMER_GROUPS: usize = 20;
+
+/// The consumer group that every topic has.
+pub const DEFAULT_GROUP: &str = "$Default";
+
 /// Rows in one bulk call on the registry (identity registry documentation).
 pub const BULK_DEVICES: usize = 100;
 

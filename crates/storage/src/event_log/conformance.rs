@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dunlin_model::event::{Event, Property};
+use dunlin_model::limits::{CONSUMER_GROUPS, DEFAULT_GROUP};
 use tokio::sync::watch;
 
 use super::{
@@ -267,6 +268,19 @@ pub async fn a_waiting_read_wakes(log: Log) {
         let events = waiting.await.expect("join").expect("read");
         assert_eq!(events.iter().map(|event| event.offset).collect::<Vec<_>>(), [n]);
     }
+}
+
+pub async fn groups_have_a_limit(log: Log) {
+    let commit = async |group: &str| log.group_commit(TOPIC_D2C, group, &[(0, 1)]).await;
+    for number in 1..CONSUMER_GROUPS {
+        commit(&format!("g{number}")).await.expect("commit");
+    }
+    assert!(matches!(commit("one more").await, Err(StoreError::LimitReached)));
+    assert!(log.group_positions(TOPIC_D2C, "one more").await.expect("positions").is_empty());
+    for old in ["g1", DEFAULT_GROUP, "g2", DEFAULT_GROUP] {
+        commit(old).await.expect("it is there, or always was");
+    }
+    assert!(matches!(commit("one more").await, Err(StoreError::LimitReached)));
 }
 
 pub async fn groups_keep_their_positions(log: Log) {

@@ -141,7 +141,9 @@ pub trait EventLog: Send + Sync + 'static {
     ) -> Result<Vec<Event>, StoreError>;
 
     /// Stores, for a consumer group, the offset of the next record it wants of each partition.
-    /// Durable when it returns. A group exists from its first commit on.
+    /// Durable when it returns. A group exists from its first commit on. `LimitReached` if it would
+    /// be one more than [`CONSUMER_GROUPS`](dunlin_model::limits::CONSUMER_GROUPS), for which
+    /// [`DEFAULT_GROUP`](dunlin_model::limits::DEFAULT_GROUP) counts also while it does not exist.
     async fn group_commit(
         &self,
         topic: &'static str,

@@ -7,7 +7,9 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
-use dunlin_model::HubError;
+use dunlin_model::{ErrorCode, HubError, limits};
+use dunlin_storage::StoreError;
+use dunlin_storage::event_log::EventLog;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -52,6 +54,23 @@ fn once_each<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<u32, u64>, D
     from.deserialize_map(Positions)
 }
 
+/// Keeps where a group goes on, if the hub has room for one more.
+pub(super) async fn store(
+    log: &dyn EventLog,
+    group: &str,
+    next: &[(u32, u64)],
+) -> Result<(), ApiError> {
+    log.group_commit(TOPIC, group, next).await.map_err(|error| match error {
+        StoreError::LimitReached => {
+            let most = limits::CONSUMER_GROUPS;
+            let why =
+                format!("there is no group {group}, and a hub has at most {most}: use another");
+            ApiError::new(ErrorCode::IotHubQuotaExceeded, why)
+        }
+        other => HubError::from(other).into(),
+    })
+}
+
 /// 204 once it is durable. A group that is not there yet begins with this.
 pub(super) async fn commit(
     State(events): State<Events>,
@@ -68,6 +87,6 @@ pub(super) async fn commit(
         }
     }
     let next: Vec<_> = positions.into_iter().collect();
-    events.log.group_commit(TOPIC, &group, &next).await.map_err(HubError::from)?;
+    store(&*events.log, &group, &next).await?;
     Ok(StatusCode::NO_CONTENT)
 }

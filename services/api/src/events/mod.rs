@@ -60,6 +60,9 @@ struct Request {
     /// reader had not finished when it died is given to the next one: at least once. Two readers of
     /// a group do not share the partitions, each is given everything.
     group: Option<String>,
+    /// Whether a group that is not there begins with this stream. A token in a URL permits reading
+    /// alone.
+    makes_group: bool,
     /// Begins there, whatever the group says: partition and offset, as event ids have them.
     positions: Vec<(u32, u64)>,
 }
@@ -84,7 +87,8 @@ impl Request {
             ),
         };
         let positions = positions(parameters.get(LAST_EVENT_ID).map_or("", String::as_str))?;
-        Ok(Self { device, from, group, positions })
+        let makes_group = !parameters.contains_key("access_token");
+        Ok(Self { device, from, group, makes_group, positions })
     }
 
     /// The partitions to read, with the offsets to begin at. Asked before the answer begins, so
@@ -128,9 +132,10 @@ impl Request {
         }
         // A new group begins here, whether or not its reader comes to commit anything.
         if let Some(group) = &self.group
+            && self.makes_group
             && !new.is_empty()
         {
-            log.group_commit(TOPIC, group, &new).await.map_err(HubError::from)?;
+            commit::store(log, group, &new).await?;
         }
         Ok(starts)
     }
@@ -142,6 +147,10 @@ async fn open(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let mut parameters = query(&uri)?;
+    // Then it was the header that counted.
+    if headers.contains_key(header::AUTHORIZATION) {
+        parameters.remove("access_token");
+    }
     if let Some(id) = headers.get(LAST_EVENT_ID) {
         let id = String::from_utf8_lossy(id.as_bytes()).into_owned();
         parameters.insert(LAST_EVENT_ID.to_owned(), id);
@@ -201,8 +210,13 @@ mod tests {
             let got = query(&uri).and_then(|parameters| Request::parse(&parameters));
             assert_eq!(got.ok(), want, "{text}");
         }
-        let plain =
-            || Request { device: None, from: Position::Latest, group: None, positions: Vec::new() };
+        let plain = || Request {
+            device: None,
+            from: Position::Latest,
+            group: None,
+            makes_group: true,
+            positions: Vec::new(),
+        };
         check("", Some(plain()));
         check("from=end&last-event-id=", Some(plain()));
         check("from=start", Some(Request { from: Position::Earliest, ..plain() }));
@@ -218,6 +232,7 @@ mod tests {
                 ..plain()
             }),
         );
+        check("access_token=x", Some(Request { makes_group: false, ..plain() }));
         for bad in [
             "from=yesterday",
             "device=a%20b",

@@ -62,7 +62,7 @@ const MODES: [(&str, Writes, bool); 9] = [
 /// What a row asks of another role.
 #[derive(Debug)]
 enum Asked {
-    Identity(v1::IdentityRow),
+    Identity(Box<v1::IdentityRow>),
     Twin(v1::UpdateTwinRequest),
 }
 
@@ -146,13 +146,8 @@ impl Row {
             Writes::Identity(mode) => (*mode, self.body, tags, desired),
         };
         let identity = Some(body.without_ids().into_wire(&device, module.as_deref())?);
-        Ok(Asked::Identity(v1::IdentityRow {
-            identity,
-            mode: mode.into(),
-            if_match,
-            tags,
-            desired,
-        }))
+        let row = v1::IdentityRow { identity, mode: mode.into(), if_match, tags, desired };
+        Ok(Asked::Identity(Box::new(row)))
     }
 }
 
@@ -193,7 +188,7 @@ pub(super) async fn write(
         match row.into_wire(twin) {
             Ok(Asked::Identity(row)) => {
                 asked.push((at, error));
-                wire.push(row);
+                wire.push(*row);
             }
             Ok(Asked::Twin(update)) if named.insert(update.id.clone()) => {
                 updates.push((at, error, update));

@@ -31,7 +31,8 @@ pub(super) struct MonitorArgs {
     #[arg(long, short = 'd', value_name = "ID")]
     device_id: Option<String>,
     /// Begin where this consumer group stopped, and move it on behind what is printed. A new group
-    /// begins as --from and --from-start say, or with what is sent from now on.
+    /// begins as --from and --from-start say, or with what is sent from now on. With --device-id it
+    /// is moved on behind what other devices have sent, too: then it should be that device's own.
     #[arg(long, visible_alias = "cg", value_name = "NAME")]
     group: Option<String>,
     /// Begin with the oldest event that is kept.

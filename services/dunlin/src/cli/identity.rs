@@ -216,8 +216,8 @@ impl Renewal {
     }
 }
 
-/// Reads the identity, changes its keys and writes it back under the ETag that was read, as the
-/// API has no smaller step.
+/// The hub makes new keys. Only to have them change places, the identity is written back under the
+/// ETag that was read, as the API has no smaller step for that.
 pub(super) async fn renew_key(
     client: &Client,
     id: &Identity,
@@ -225,14 +225,18 @@ pub(super) async fn renew_key(
 ) -> Result<Value, Failure> {
     let mut body = client.device_get(id.as_str()).await?;
     let (primary, secondary) = (key_in(&body, id, PRIMARY)?, key_in(&body, id, SECONDARY)?);
-    let (primary, secondary) = match which {
-        Renewal::Primary => (Key::generate(), secondary),
-        Renewal::Secondary => (primary, Key::generate()),
-        Renewal::Both => (Key::generate(), Key::generate()),
-        Renewal::Swap => (secondary, primary),
+    let policy_key = match which {
+        Renewal::Primary => Some("primaryKey"),
+        Renewal::Secondary => Some("secondaryKey"),
+        Renewal::Both => Some("both"),
+        Renewal::Swap => None,
     };
+    if let Some(which) = policy_key {
+        client.keys_regenerate(id, which).await?;
+        return Ok(client.device_get(id.as_str()).await?);
+    }
     body["authentication"]["symmetricKey"] =
-        json!({ "primaryKey": primary.to_base64(), "secondaryKey": secondary.to_base64() });
+        json!({ "primaryKey": secondary.to_base64(), "secondaryKey": primary.to_base64() });
     let etag = text(&body, "/etag").to_owned();
     Ok(client.device_put(id.as_str(), &body, Some(&etag)).await?)
 }

@@ -101,8 +101,14 @@ impl<'a> Monitor<'a> {
             return done;
         }
         let last = timeout(LAST_COMMIT, self.commit()).await;
-        last.unwrap_or_else(|_| Err(lost("it did not answer when the group was to be moved on")))
-            .and(done)
+        last.unwrap_or_else(|_| {
+            Err(Failure::Lost(
+                "the hub is lost: it did not answer when the group was to be moved on\n\
+                 what was printed last will be printed again when the group reads on"
+                    .to_owned(),
+            ))
+        })
+        .and(done)
     }
 
     async fn watch(&mut self, show: &impl Fn(&Event) -> String) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dunlin_auth::connection_string::Signer;
 use dunlin_auth::{ConnectionString, sas};
+use dunlin_model::Identity;
 use dunlin_runtime::clock::unix_seconds;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::HeaderValue;
@@ -188,6 +189,13 @@ impl Client {
     pub async fn device_delete(&self, id: &str, etag: &str) -> Result<(), ClientError> {
         let request = self.api(Method::DELETE, &identity_path(id)).header("if-match", quoted(etag));
         self.call(request).await.map(drop)
+    }
+
+    /// Has the hub make new keys: `primaryKey`, `secondaryKey` or `both`.
+    pub async fn keys_regenerate(&self, id: &Identity, which: &str) -> Result<Value, ClientError> {
+        let target = serde_json::json!({ "id": id.device_id(), "moduleId": id.module_id() });
+        let body = serde_json::json!({ "policyKey": which, "devices": [target] });
+        self.call(self.api(Method::POST, "/devices/keys/regenerate").json(&body)).await
     }
 
     pub async fn policy_list(&self) -> Result<Value, ClientError> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use dunlin::client::{ClientError, Event, EventStream};
 use dunlin::test_hub::TestHub;
 use dunlin_model::event::header;
+use dunlin_model::limits;
 use dunlin_storage::event_log::{Header, Record, TOPIC_D2C, Token, partition_of};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
@@ -283,6 +284,28 @@ async fn a_commit_is_taken_or_refused(hub: &TestHub) {
     *posting.method_mut() = Method::POST;
     let posting = reqwest::RequestBuilder::from_parts(http, posting);
     refused(hub, "by a URL", posting, "IotHubUnauthorized").await;
+}
+
+scenario!(groups_are_limited_and_made_by_who_brings_a_header);
+async fn groups_are_limited_and_made_by_who_brings_a_header(hub: &TestHub) {
+    let issue = hub.client().request(Method::POST, &format!("{EVENTS}/token"));
+    let issued = hub.client().call(issue).await.expect("issued");
+    let token = issued["token"].as_str().expect("text");
+    let by_url = reqwest_without_token(hub, &format!("{EVENTS}?group=url&access_token={token}"));
+    assert_eq!(send(hub, by_url).await.status().as_u16(), 200);
+    assert!(positions(hub, "url").await.is_empty());
+    for number in 1..limits::CONSUMER_GROUPS {
+        drop(open(hub, &format!("group=g{number}")).await);
+    }
+    let more = hub.client().request(Method::GET, &format!("{EVENTS}?group=more"));
+    refused(hub, "a group too many", more, "IotHubQuotaExceeded").await;
+    let more = hub.client().request(Method::POST, &format!("{EVENTS}/commit"));
+    let more = more.body(r#"{"group":"more","positions":{"0":0}}"#);
+    refused(hub, "a group too many", more, "IotHubQuotaExceeded").await;
+    for group in ["g1", "%24Default", "g19"] {
+        drop(open(hub, &format!("group={group}")).await);
+    }
+    assert_eq!(positions(hub, "g19").await.len(), 4);
 }
 
 scenario!(bad_questions_are_refused);

@@ -116,6 +116,7 @@ conforms!(
     seek_finds_offsets_and_times,
     read_respects_its_limits,
     a_waiting_read_wakes,
+    groups_have_a_limit,
     groups_keep_their_positions,
     topics_are_apart,
     close_finishes_what_was_accepted,
