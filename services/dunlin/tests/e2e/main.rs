@@ -25,7 +25,9 @@ macro_rules! scenario {
 }
 
 mod admin;
+mod c2d_api;
 mod cli;
+mod cli_c2d;
 mod cli_identity;
 mod cli_monitor;
 mod cli_simulate;
