@@ -89,7 +89,7 @@ impl Site {
                 .body(body)
                 .expect("a response")
         };
-        let roles = [Role::Api, Role::Registry, Role::Twins, Role::Methods];
+        let roles = [Role::Api, Role::Registry, Role::Twins, Role::Methods, Role::C2d];
         let mesh = Mesh::new(mesh::Config::default(), &roles, Handle::current());
         mesh.attach(Router::new().fallback(answer));
         Self { api: api(mesh), asked }

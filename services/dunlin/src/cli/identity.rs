@@ -304,7 +304,7 @@ pub(super) fn token(host: &str, id: &Identity, key: &Key, seconds: u64) -> Strin
     sas::sign(&resource, None, key, unix_seconds().saturating_add(seconds))
 }
 
-async fn key(client: &Client, id: &Identity, which: KeyType) -> Result<Key, Failure> {
+pub(super) async fn key(client: &Client, id: &Identity, which: KeyType) -> Result<Key, Failure> {
     key_in(&client.device_get(id.as_str()).await?, id, which.pointer())
 }
 
