@@ -4,6 +4,7 @@
 const readline = require('readline');
 const { NoRetry } = require('azure-iot-common');
 const { Client, ModuleClient, Message, SharedAccessKeyAuthenticationProvider } = require('azure-iot-device');
+const { Http } = require('azure-iot-device-http');
 const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
 
 // How many messages may be on their way at once.
@@ -14,7 +15,7 @@ const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
 let client = null;
 
 function create(ask) {
-  const transport = ask.transport === 'websocket' ? MqttWs : Mqtt;
+  const transport = { mqtt: Mqtt, websocket: MqttWs, https: Http }[ask.transport];
   if (ask.token) return Client.fromSharedAccessSignature(ask.token, transport);
   const kind = ask.connection_string.includes(';ModuleId=') ? ModuleClient : Client;
   if (!ask.ttl) return kind.fromConnectionString(ask.connection_string, transport);
@@ -62,6 +63,11 @@ async function send(ask) {
   if (failure) throw failure;
 }
 
+async function sendBatch(ask) {
+  // It resolves to the answer as it came.
+  await client.sendEventBatch(ask.messages.map(message));
+}
+
 let twin = null;
 
 async function readTwin() {
@@ -96,6 +102,7 @@ async function takeMethods(ask) {
 const operations = {
   connect,
   send,
+  send_batch: sendBatch,
   twin: readTwin,
   report: async (ask) => { await readTwin(); await report(ask); },
   watch_desired: watchDesired,
