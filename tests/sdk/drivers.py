@@ -36,6 +36,10 @@ class SdkError(Exception):
         self.status, self.body = error.get("status"), error.get("body")
 
 
+def wire(message):
+    return {**message, "body": base64.b64encode(message["body"]).decode()}
+
+
 class Driver:
     """One client of an SDK: of devices, unless another `command` is given."""
 
@@ -85,10 +89,11 @@ class Driver:
 
     def send(self, messages, seconds=120):
         """Sends all and waits until the hub has acknowledged each."""
-        def wire(message):
-            body = base64.b64encode(message["body"]).decode()
-            return {**message, "body": body}
         self.ask("send", seconds, messages=[wire(message) for message in messages])
+
+    def send_batch(self, messages):
+        """All in one request, which only HTTPS has."""
+        self.ask("send_batch", messages=[wire(message) for message in messages])
 
     def wait_event(self, name, seconds=60):
         """The next event of that name; others before it are dropped."""

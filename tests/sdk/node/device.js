@@ -5,6 +5,7 @@ const fs = require('fs');
 const readline = require('readline');
 const { NoRetry } = require('azure-iot-common');
 const { Client, ModuleClient, Message, SharedAccessKeyAuthenticationProvider } = require('azure-iot-device');
+const { Http } = require('azure-iot-device-http');
 const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
 
 // How many messages may be on their way at once.
@@ -15,7 +16,7 @@ const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
 let client = null;
 
 function create(ask) {
-  const transport = ask.transport === 'websocket' ? MqttWs : Mqtt;
+  const transport = { mqtt: Mqtt, websocket: MqttWs, https: Http }[ask.transport];
   if (ask.token) return Client.fromSharedAccessSignature(ask.token, transport);
   if (ask.certificate) {
     return Client.fromConnectionString(`HostName=${ask.host};DeviceId=${ask.device_id};x509=true`, transport);
@@ -71,6 +72,11 @@ async function send(ask) {
   if (failure) throw failure;
 }
 
+async function sendBatch(ask) {
+  // It resolves to the answer as it came.
+  await client.sendEventBatch(ask.messages.map(message));
+}
+
 let twin = null;
 
 async function readTwin() {
@@ -105,6 +111,7 @@ async function takeMethods(ask) {
 const operations = {
   connect,
   send,
+  send_batch: sendBatch,
   twin: readTwin,
   report: async (ask) => { await readTwin(); await report(ask); },
   watch_desired: watchDesired,

@@ -1,0 +1,68 @@
+"""The device API over HTTPS, which of the SDKs here only Node's speaks."""
+
+import os
+
+import pytest
+
+import drivers
+import messages
+
+
+@pytest.fixture
+def client(hub, tmp_path):
+    # This transport takes no CA: what it trusts is for its process to know.
+    environment = {**os.environ, "NODE_EXTRA_CA_CERTS": str(hub.ca)}
+    driver = drivers.Driver("node", tmp_path / "node.log", environment=environment, transport="https")
+    yield driver
+    driver.stop()
+
+
+def sequence(count):
+    """Messages with what HTTP headers can carry, names in small letters."""
+    made = messages.sequence(count)
+    for number, message in enumerate(made):
+        message["properties"] = {"n": f"{number}", "colour": "red & blue = 100%", "umlaut": "Größe"}
+    return made
+
+
+def test_messages_arrive_once_in_order_and_unharmed(hub, device, client):
+    sent = sequence(30)
+    client.connect(device.connection_string, None)
+    # Requests overtake one another: one at a time.
+    for message in sent:
+        client.send([message])
+    client.send([messages.last()])
+    events = hub.events_before(device, "the-last")
+    messages.assert_same(events, sent)
+    assert all(event["annotations"]["iothub-connection-device-id"] == device.id for event in events)
+
+
+def test_a_batch_arrives_in_order(hub, device, client):
+    sent = sequence(100)
+    for message in sent:
+        # Of a batch the SDK sends the properties of an application only.
+        for name in messages.SYSTEM:
+            message.pop(name, None)
+        message["properties"]["Case"] = "is kept"
+    client.connect(device.connection_string, None)
+    client.send_batch(sent)
+    client.send([messages.last()])
+    stored = [messages.as_stored(event) for event in hub.events_before(device, "the-last")]
+    assert stored == [messages.as_sent(message) for message in sent]
+
+
+def test_who_has_no_good_token_is_refused(hub, device, client):
+    string = device.connection_string_with("bm9uZSBvZiBpdHMga2V5cw==")
+    client.connect(string, None)
+    with pytest.raises(drivers.SdkError) as refused:
+        client.send([messages.last()])
+    assert refused.value.type == "UnauthorizedError"
+
+
+def test_a_message_that_is_too_large(hub, device, client):
+    client.connect(device.connection_string, None)
+    with pytest.raises(drivers.SdkError) as refused:
+        client.send([{"body": bytes(256 * 1024 - 5), "properties": {"name": "value"}}])
+    assert refused.value.type == "MessageTooLargeError"
+    client.send([messages.last()])
+    assert hub.events_before(device, "the-last") == []
