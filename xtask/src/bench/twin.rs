@@ -96,10 +96,7 @@ mod tests {
         let sql = updates(3)?;
         assert_eq!(sql.matches("UPDATE").count(), UPDATES as usize);
         let of = |id: &str| sql.matches(id).count();
-        assert_eq!(
-            [of("'load-000000'"), of("'load-000002'"), of("'load-000003'")],
-            [667, 666, 0]
-        );
+        assert_eq!([of("'load-000000'"), of("'load-000002'"), of("'load-000003'")], [667, 666, 0]);
         Ok(())
     }
 }
