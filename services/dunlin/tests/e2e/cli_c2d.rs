@@ -79,3 +79,48 @@ fn messages_are_sent_and_purged_and_their_ends_told() {
     bad(&ask(&data, &["c2d", "purge", "-d", "x"]), 1, "DeviceNotFound");
     assert_eq!(hub.stop(), Some(0));
 }
+#[test]
+fn messages_are_received_and_settled_from_the_command_line() {
+    let folder = TempDir::new().expect("a folder");
+    let data = folder.path().join("data");
+    let config = folder.path().join("hub.toml");
+    std::fs::write(&config, "[c2d]\nfeedback_batch_seconds = 0\n").expect("written");
+    let hub = Up::start(&data, &["--config", &config.display().to_string()]);
+    good(&ask(&data, &["device", "create", "-d", "d"]));
+    let c2d =
+        |command: &str, more: &[&str]| ask(&data, &[&["c2d", command, "-d", "d"], more].concat());
+    assert_eq!(good(&c2d("receive", &[])), "", "there is none");
+    for id in ["1", "2", "3"] {
+        let all = ["--data", "hi", "--mid", id, "--ack", "full", "--props", "k=v"];
+        good(&send(&data, &all));
+    }
+    let receive = |more: &[&str]| -> Value {
+        serde_json::from_str(&good(&c2d("receive", more))).expect("JSON")
+    };
+    let first = receive(&[]);
+    assert_eq!(
+        (&first["data"], &first["properties"]["application"]),
+        (&json!("hi"), &json!({"k": "v"}))
+    );
+    assert_eq!(first["properties"]["system"]["messageid"], "1");
+    let etag = first["etag"].as_str().expect("a lock");
+    assert_eq!(receive(&["--reject"])["properties"]["system"]["messageid"], "2");
+    good(&c2d("abandon", &["--etag", etag]));
+    bad(&c2d("complete", &["--etag", etag]), 1, "DeviceMessageLockLost");
+    let again = receive(&[]);
+    assert_eq!(again["properties"]["system"]["messageid"], "1");
+    good(&c2d("complete", &["-e", &format!("\"{}\"", again["etag"].as_str().expect("a lock"))]));
+    let third = receive(&["--abandon"]);
+    assert_eq!(third["properties"]["system"]["messageid"], "3");
+    assert_eq!(receive(&["--complete"])["properties"]["system"]["messageid"], "3");
+    let told = good(&ask(&data, &["feedback", "monitor", "--timeout", "0", "--json"]));
+    let told: Vec<Value> =
+        told.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let ends: Vec<_> = told
+        .iter()
+        .map(|one| (one["originalMessageId"].as_str(), one["statusCode"].as_str()))
+        .collect();
+    let success = Some("Success");
+    assert_eq!(ends, [(Some("2"), Some("Rejected")), (Some("1"), success), (Some("3"), success)]);
+    assert_eq!(hub.stop(), Some(0));
+}
