@@ -6,6 +6,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn;
 use axum::routing::any;
+use dunlin_proto::v1::c2d_client::C2dClient;
 use dunlin_proto::v1::methods_client::MethodsClient;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_proto::v1::twins_client::TwinsClient;
@@ -14,9 +15,11 @@ use dunlin_runtime::{Component, Health, Mesh, MeshChannel, Role, Shutdown};
 use dunlin_storage::EventLog;
 
 mod body;
+mod c2d;
 mod error;
 mod etag;
 mod events;
+mod feedback;
 mod guard;
 mod identity;
 mod methods;
@@ -67,13 +70,14 @@ pub fn build(context: Context) -> Result<Component, BuildError> {
     let twins = TwinsClient::new(context.mesh.channel(Role::Twins)?);
     let methods = context.mesh.channel(Role::Methods)?.with_deadline(methods::DEADLINE);
     let methods = MethodsClient::new(methods);
+    let c2d = C2dClient::new(context.mesh.channel(Role::C2d)?);
     let streams = Shutdown::new();
     let events = events::Events { log: context.events, shutdown: streams.clone() };
     let health = Health::new(Role::Api.name());
     health.set_ready(true);
     Ok(Component {
         role: Role::Api,
-        routes: router(registry, twins, methods, events),
+        routes: router(registry, twins, methods, c2d, events),
         health,
         run: Box::new(|shutdown| {
             Box::pin(async move {
@@ -89,10 +93,13 @@ fn router(
     registry: RegistryClient<MeshChannel>,
     twins: TwinsClient<MeshChannel>,
     methods: MethodsClient<MeshChannel>,
+    c2d: C2dClient<MeshChannel>,
     events: events::Events,
 ) -> Router {
-    let rest = identity::routes(registry.clone())
-        .merge(twins::routes(registry.clone(), twins))
+    let rest = identity::routes(registry.clone(), c2d.clone())
+        .merge(twins::routes(registry.clone(), twins, c2d.clone()))
+        .merge(c2d::routes(registry.clone(), c2d.clone()))
+        .merge(feedback::routes(registry.clone(), c2d))
         .merge(methods::routes(registry.clone(), methods))
         .merge(policies::routes(registry.clone()))
         .merge(events::token::routes(registry.clone()))

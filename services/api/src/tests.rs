@@ -14,15 +14,20 @@ use super::*;
 
 /// The API beside a gRPC service, as roles are merged in one process.
 fn merged() -> Router {
+    api(Mesh::new(away(), &[Role::Api], Handle::current()))
+        .merge(Router::new().route("/dunlin.v1.Registry/{*rest}", post(|| async {})))
+}
+
+/// Every other role is somewhere, where nobody answers.
+fn away() -> mesh::Config {
     let away = || "http://127.0.0.1:1".to_owned();
-    let config = mesh::Config {
+    mesh::Config {
         registry: away(),
         twins: away(),
         methods: away(),
+        c2d: away(),
         ..mesh::Config::default()
-    };
-    api(Mesh::new(config, &[Role::Api], Handle::current()))
-        .merge(Router::new().route("/dunlin.v1.Registry/{*rest}", post(|| async {})))
+    }
 }
 
 fn api(mesh: Mesh) -> Router {

@@ -2,6 +2,7 @@
 //! tokens, to know the time, and to tell the device.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dunlin_model::command::{Disposition, LockToken};
 use dunlin_model::{Command, ErrorCode, HubError, Identity};
@@ -11,6 +12,7 @@ use dunlin_runtime::DeviceLinks;
 use dunlin_runtime::clock::unix_millis;
 use dunlin_storage::command_queue::{FeedbackBatch, FeedbackRecord, Leased, Rules};
 use dunlin_storage::{CommandQueue, StoreError};
+use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 use tracing::{error, warn};
 
@@ -23,6 +25,10 @@ const LEASE: u32 = 1_000;
 
 /// Bytes after which an answer has no further message: a message between roles has 4 MB at most.
 const LEASE_BYTES: usize = 3 << 20;
+
+/// Seconds after a gateway that could not be told, until the next try. A device that is connected
+/// all the while would not ask by itself.
+const NOTIFY_AGAIN: [u64; 5] = [1, 2, 4, 8, 16];
 
 #[derive(Clone)]
 pub(crate) struct Service(Arc<Shared>);
@@ -212,9 +218,11 @@ impl Service {
     pub(crate) fn notify(&self, device: &str) {
         let (links, device) = (self.0.links.clone(), device.to_owned());
         tokio::spawn(async move {
-            let told = async { links.notify_commands(&Identity::device(&device)?).await };
-            if let Err(error) = told.await {
+            for pause in NOTIFY_AGAIN {
+                let told = async { links.notify_commands(&Identity::device(&device)?).await };
+                let Err(error) = told.await else { return };
                 warn!(device, %error, "a device was not told of its C2D messages");
+                sleep(Duration::from_secs(pause)).await;
             }
         });
     }

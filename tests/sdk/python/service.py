@@ -123,6 +123,21 @@ class Service:
             return shown(self.manager.invoke_device_module_method(ask["device"], ask["module"], call))
         return shown(self.manager.invoke_device_method(ask["device"], call))
 
+    def purge(self, ask):
+        return shown(self.manager.protocol.cloud_to_device_messages.purge_cloud_to_device_message_queue(ask["device"]))
+
+    def feedback(self, _):
+        # The SDK has no type for what it reads there.
+        response = self.manager.protocol.cloud_to_device_messages.receive_feedback_notification(raw=True).response
+        if response.status_code == 204:
+            return None
+        return {"lock": response.headers["ETag"].strip('"'), "records": response.json()}
+
+    def settle_feedback(self, ask):
+        messages = self.manager.protocol.cloud_to_device_messages
+        return {"complete": messages.complete_feedback_notification,
+                "abandon": messages.abandon_feedback_notification}[ask["how"]](ask["lock"])
+
     def statistics(self, _):
         return shown(self.manager.get_device_registry_statistics())
 

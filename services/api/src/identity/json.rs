@@ -161,6 +161,15 @@ pub(super) enum Shown {
     },
 }
 
+impl Shown {
+    pub(super) fn with_queued(mut self, queued: u32) -> Self {
+        if let Self::Device { cloud_to_device_message_count, .. } = &mut self {
+            *cloud_to_device_message_count = queued;
+        }
+        self
+    }
+}
+
 impl From<DeviceIdentity> for Shown {
     fn from(identity: DeviceIdentity) -> Self {
         let DeviceIdentity { id, generation_id, etag, authentication, connection, .. } = identity;

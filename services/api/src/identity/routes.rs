@@ -1,4 +1,5 @@
-//! The calls on identities. Each is one call to the registry.
+//! The calls on identities. Each is one call to the registry, that for a single device also one to
+//! `c2d`, which knows how many messages it has queued.
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
@@ -7,6 +8,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use dunlin_model::{DeviceIdentity, ErrorCode, HubError, Identity};
 use dunlin_proto::v1;
+use dunlin_proto::v1::c2d_client::C2dClient;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_runtime::MeshChannel;
 use serde::Serialize;
@@ -15,6 +17,7 @@ use super::bulk;
 use super::json::{Body, Shown};
 use super::page;
 use crate::body::object;
+use crate::c2d::queued;
 use crate::error::{ApiError, JSON};
 use crate::etag::{self, Condition, condition};
 use crate::guard::query;
@@ -26,8 +29,9 @@ type Answer = Result<Response, ApiError>;
 type Device = Result<Path<String>, PathRejection>;
 type Module = Result<Path<(String, String)>, PathRejection>;
 
-pub(crate) fn routes(registry: RegistryClient<MeshChannel>) -> Routes {
+pub(crate) fn routes(registry: RegistryClient<MeshChannel>, c2d: C2dClient<MeshChannel>) -> Routes {
     const MODULE: &str = "/devices/{id}/modules/{module}";
+    let get_device = move |registry: Registry, device: Device| get_device(registry, c2d, device);
     Routes::new(registry.clone())
         .on(Method::GET, "/devices", list_devices)
         .on(Method::GET, "/devices/", list_devices)
@@ -86,14 +90,23 @@ async fn list_modules(State(mut registry): Registry, device: Device) -> Answer {
     list(modules.into_inner().identities)
 }
 
-async fn get_device(registry: Registry, device: Device) -> Answer {
+async fn get_device(
+    State(mut registry): Registry,
+    c2d: C2dClient<MeshChannel>,
+    device: Device,
+) -> Answer {
     let Path(device) = device?;
-    get_one(registry, Identity::device(&device)?).await
+    let id = Identity::device(&device)?;
+    let request = v1::GetIdentityRequest { id: id.as_str().to_owned() };
+    let wire = registry.get_identity(request).await?.into_inner();
+    let queued = queued(c2d, &id).await?;
+    one(wire, queued)
 }
 
-async fn get_module(registry: Registry, module: Module) -> Answer {
+async fn get_module(State(mut registry): Registry, module: Module) -> Answer {
     let Path((device, module)) = module?;
-    get_one(registry, Identity::module(&device, &module)?).await
+    let id = Identity::module(&device, &module)?.as_str().to_owned();
+    one(registry.get_identity(v1::GetIdentityRequest { id }).await?.into_inner(), 0)
 }
 
 async fn put_device(
@@ -126,11 +139,6 @@ async fn delete_module(registry: Registry, module: Module, headers: HeaderMap) -
     delete_one(registry, Identity::module(&device, &module)?, &headers).await
 }
 
-async fn get_one(State(mut registry): Registry, id: Identity) -> Answer {
-    let request = v1::GetIdentityRequest { id: id.as_str().to_owned() };
-    one(registry.get_identity(request).await?.into_inner())
-}
-
 /// Without `If-Match` it creates, with one it replaces: neither ever does the other's work.
 async fn put_one(
     State(mut registry): Registry,
@@ -148,7 +156,7 @@ async fn put_one(
             v1::ReplaceIdentityRequest { identity: Some(wire), if_match: condition.into_wire() };
         registry.replace_identity(request).await?
     };
-    one(answer.into_inner())
+    one(answer.into_inner(), 0)
 }
 
 async fn delete_one(State(mut registry): Registry, id: Identity, headers: &HeaderMap) -> Answer {
@@ -160,10 +168,11 @@ async fn delete_one(State(mut registry): Registry, id: Identity, headers: &Heade
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-fn one(wire: v1::Identity) -> Answer {
+/// `queued`: the C2D messages that wait for it, where that was asked for.
+fn one(wire: v1::Identity, queued: u32) -> Answer {
     let identity = DeviceIdentity::try_from(wire).map_err(broken)?;
     let etag = etag::header(&identity.etag);
-    let mut response = json(&Shown::from(identity))?;
+    let mut response = json(&Shown::from(identity).with_queued(queued))?;
     response.headers_mut().extend(etag);
     Ok(response)
 }

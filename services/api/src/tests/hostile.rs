@@ -69,8 +69,7 @@ impl Site {
                 .body(body)
                 .expect("a response")
         };
-        let mesh =
-            Mesh::new(mesh::Config::default(), &[Role::Api, Role::Registry], Handle::current());
+        let mesh = Mesh::new(away(), &[Role::Api, Role::Registry], Handle::current());
         mesh.attach(Router::new().route("/dunlin.v1.Registry/{*rest}", post(answer)));
         Self { api: api(mesh), asked }
     }

@@ -75,10 +75,9 @@ struct Properties {
     reported: Box<RawValue>,
 }
 
-impl TryFrom<v1::Twin> for Shown {
-    type Error = ApiError;
-
-    fn try_from(wire: v1::Twin) -> Result<Self, ApiError> {
+impl Shown {
+    /// `queued`: the C2D messages that wait for the device.
+    pub(super) fn of(wire: v1::Twin, queued: u32) -> Result<Self, ApiError> {
         // How it authenticates is told beside it, without the keys.
         let identity = v1::Identity {
             authentication: Some(Authentication::None.into()),
@@ -106,7 +105,7 @@ impl TryFrom<v1::Twin> for Shown {
                 "Disconnected"
             },
             last_activity_time: time(identity.connection.last_activity),
-            cloud_to_device_message_count: 0,
+            cloud_to_device_message_count: queued,
             authentication_type: wire.auth_type,
             x509_thumbprint: X509Thumbprint {
                 primary_thumbprint: given(thumbprints.primary),
@@ -229,14 +228,13 @@ mod tests {
 
     #[test]
     fn a_twin_is_shown_whole() {
-        let text =
-            serde_json::to_string(&Shown::try_from(twin("d")).expect("shown")).expect("JSON");
+        let text = serde_json::to_string(&Shown::of(twin("d"), 3).expect("shown")).expect("JSON");
         assert!(text.contains(r#""tags":{"n":1.50}"#), "{text}");
         let want = json!({
             "deviceId": "d", "etag": "AAAAAAAAAAE=", "deviceEtag": "MTg2", "status": "enabled",
             "statusReason": null, "statusUpdateTime": "0001-01-01T00:00:00Z",
             "connectionState": "Connected", "lastActivityTime": "2017-03-13T22:09:49.100Z",
-            "cloudToDeviceMessageCount": 0, "authenticationType": "selfSigned",
+            "cloudToDeviceMessageCount": 3, "authenticationType": "selfSigned",
             "x509Thumbprint": {"primaryThumbprint": "AB", "secondaryThumbprint": null},
             "modelId": "dtmi:a;1", "version": 3, "tags": {"n": 1.5},
             "properties": {
@@ -246,7 +244,7 @@ mod tests {
             "capabilities": {"iotEdge": true},
         });
         assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON"), want);
-        let module = serde_json::to_value(Shown::try_from(twin("d/m")).expect("shown"));
+        let module = serde_json::to_value(Shown::of(twin("d/m"), 0).expect("shown"));
         let module = module.expect("JSON");
         assert_eq!((&module["deviceId"], &module["moduleId"]), (&json!("d"), &json!("m")));
         assert!(module.get("capabilities").is_none());
@@ -264,7 +262,7 @@ mod tests {
         for (number, spoil) in spoil.iter().enumerate() {
             let mut twin = twin("d");
             spoil(&mut twin);
-            let error = Shown::try_from(twin).expect_err("spoilt");
+            let error = Shown::of(twin, 0).expect_err("spoilt");
             assert_eq!(error.0.code, ErrorCode::ServerError, "{number}");
         }
     }

@@ -1,5 +1,5 @@
 //! `/twins/{id}` and `/twins/{id}/modules/{module}`: twins as back ends see them. Each call is one
-//! to the role `twins`.
+//! to the role `twins`, and one to `c2d`, which knows how many messages a device has queued.
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -8,11 +8,13 @@ use axum::handler::Handler;
 use axum::http::{HeaderMap, Method, header};
 use axum::response::{IntoResponse, Response};
 use dunlin_proto::v1;
+use dunlin_proto::v1::c2d_client::C2dClient;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_proto::v1::twins_client::TwinsClient;
 use dunlin_runtime::MeshChannel;
 
 use crate::body::members;
+use crate::c2d::queued;
 use crate::error::{ApiError, JSON};
 use crate::etag::{self, condition};
 use crate::named::Named;
@@ -22,7 +24,7 @@ mod json;
 
 use json::{Body, Shown};
 
-type Twins = State<TwinsClient<MeshChannel>>;
+type Roles = State<(TwinsClient<MeshChannel>, C2dClient<MeshChannel>)>;
 type Answer = Result<Response, ApiError>;
 
 /// A twin is written as it was read: with reported properties and the metadata of everything, which
@@ -32,6 +34,7 @@ const BODY_BYTES: usize = 2 << 20;
 pub(crate) fn routes(
     registry: RegistryClient<MeshChannel>,
     twins: TwinsClient<MeshChannel>,
+    c2d: C2dClient<MeshChannel>,
 ) -> Routes {
     let room = || DefaultBodyLimit::max(BODY_BYTES);
     let mut routes = Routes::new(registry);
@@ -41,17 +44,18 @@ pub(crate) fn routes(
             .on(Method::PATCH, path, write.layer(room()))
             .on(Method::PUT, path, write.layer(room()));
     }
-    routes.with_state(twins)
+    routes.with_state((twins, c2d))
 }
 
-async fn read(State(mut twins): Twins, Named(id): Named) -> Answer {
+async fn read(State((mut twins, c2d)): Roles, Named(id): Named) -> Answer {
+    let queued = queued(c2d, &id).await?;
     let request = v1::GetTwinRequest { id: id.as_str().to_owned() };
-    shown(twins.get_twin(request).await?.into_inner())
+    shown(twins.get_twin(request).await?.into_inner(), queued)
 }
 
 /// PATCH merges what it names, PUT takes the place of all.
 async fn write(
-    State(mut twins): Twins,
+    State((mut twins, c2d)): Roles,
     Named(id): Named,
     method: Method,
     headers: HeaderMap,
@@ -60,6 +64,8 @@ async fn write(
     let if_match = condition(&headers)?.into_wire();
     let body = body?;
     let (tags, desired) = members::<Body>(&body)?.into_parts()?;
+    // First of all: what fails after an update was stored would look as if it was not.
+    let queued = queued(c2d, &id).await?;
     let request = v1::UpdateTwinRequest {
         id: id.as_str().to_owned(),
         if_match,
@@ -67,12 +73,12 @@ async fn write(
         tags,
         desired,
     };
-    shown(twins.update_twin(request).await?.into_inner())
+    shown(twins.update_twin(request).await?.into_inner(), queued)
 }
 
-fn shown(wire: v1::Twin) -> Answer {
+fn shown(wire: v1::Twin, queued: u32) -> Answer {
     let etag = etag::header(&wire.etag);
-    let body = serde_json::to_vec(&Shown::try_from(wire)?)?;
+    let body = serde_json::to_vec(&Shown::of(wire, queued)?)?;
     let mut response = ([(header::CONTENT_TYPE, JSON)], body).into_response();
     response.headers_mut().extend(etag);
     Ok(response)

@@ -119,7 +119,7 @@ async fn a_full_queue_is_handed_out_in_answers_that_fit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connected_device_is_told() {
+async fn a_connected_device_is_told_also_at_the_second_attempt() {
     let mut hub = Hub::start(Config::default()).await;
     hub.send("d", command("before")).await.expect("sent");
     hub.connect().await;

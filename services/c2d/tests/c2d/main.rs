@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dunlin_c2d::Config;
@@ -34,8 +35,12 @@ struct Hub {
     _folder: TempDir,
 }
 
+/// Fails the first time.
 #[derive(Clone)]
-struct Gateway(mpsc::UnboundedSender<String>);
+struct Gateway {
+    notes: mpsc::UnboundedSender<String>,
+    failed: Arc<AtomicBool>,
+}
 
 #[tonic::async_trait]
 impl DeviceLink for Gateway {
@@ -64,7 +69,10 @@ impl DeviceLink for Gateway {
         &self,
         request: Request<v1::NotifyCommandsRequest>,
     ) -> Result<Response<v1::NotifyCommandsResponse>, tonic::Status> {
-        self.0.send(request.into_inner().identity).expect("somebody reads");
+        if !self.failed.swap(true, Ordering::SeqCst) {
+            return Err(tonic::Status::unavailable("on purpose"));
+        }
+        self.notes.send(request.into_inner().identity).expect("somebody reads");
         Ok(Response::new(v1::NotifyCommandsResponse { found: true }))
     }
 }
@@ -86,7 +94,7 @@ impl Hub {
             links: DeviceLinks::new(mesh.clone(), presence.clone()),
         });
         let component = built.expect("good settings");
-        let link = DeviceLinkServer::new(Gateway(notes));
+        let link = DeviceLinkServer::new(Gateway { notes, failed: Arc::default() });
         let path = "/dunlin.v1.DeviceLink/{*rest}";
         mesh.attach(component.routes.merge(axum::Router::new().route_service(path, link)));
         let client = C2dClient::new(mesh.channel(Role::C2d).expect("runs here"));

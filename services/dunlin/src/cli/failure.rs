@@ -71,6 +71,12 @@ fn advice(error: &ClientError) -> (&'static str, u8) {
             "DeviceNotOnline" => {
                 ("\nit is not connected or takes no methods: --connect-timeout waits for it", 1)
             }
+            "DeviceMaximumQueueDepthExceeded" => {
+                ("\n`dunlin c2d purge -d ID` empties it; c2d.depth in the hub's configuration", 1)
+            }
+            "DeviceMessageLockLost" => {
+                ("\nit was held for too long, or is settled: receive it again", 1)
+            }
             "GatewayTimeout" => ("\nthe device is there: --timeout gives it more time", 1),
             "ThrottlingException" | "ServerBusy" | "ServiceUnavailable" => {
                 ("\nthe hub is busy or starting: try again in a while", 1)

@@ -285,7 +285,7 @@ pub(super) fn token(host: &str, id: &Identity, key: &Key, seconds: u64) -> Strin
     sas::sign(&resource, None, key, unix_seconds().saturating_add(seconds))
 }
 
-async fn key(client: &Client, id: &Identity, which: KeyType) -> Result<Key, Failure> {
+pub(super) async fn key(client: &Client, id: &Identity, which: KeyType) -> Result<Key, Failure> {
     let identity = client.device_get(id.as_str()).await?;
     let name = match which {
         KeyType::Primary => PRIMARY,

@@ -1,4 +1,4 @@
-//! JSON that a command is given, as `az iot` takes it: in the argument, or in a file.
+//! What a command is given, as `az iot` takes it: JSON in the argument or in a file, and properties.
 
 use std::path::Path;
 
@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde_json::value::RawValue;
 
 use super::failure::Failure;
+use crate::client::encoded;
 
 /// The JSON of an argument as it was written: what it means is for the hub to judge.
 pub(super) fn json(flag: &str, argument: &str) -> Result<Box<RawValue>, Failure> {
@@ -18,6 +19,18 @@ pub(super) fn json(flag: &str, argument: &str) -> Result<Box<RawValue>, Failure>
         (argument.to_owned(), "that is neither JSON nor the name of a file")
     };
     RawValue::from_string(text).map_err(|error| Failure::Usage(format!("{flag}: {what} ({error})")))
+}
+
+/// `k=v;k=v` as a property bag, `k=v&k=v&`, percent-encoded.
+pub(super) fn properties(text: &str) -> Result<String, Failure> {
+    let mut bag = String::new();
+    for pair in text.split(';').filter(|pair| !pair.is_empty()) {
+        let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(Failure::Usage(format!("--props is a list as 'k=v;k=v', not {pair:?}")));
+        };
+        bag.push_str(&format!("{}={}&", encoded(name), encoded(value)));
+    }
+    Ok(bag)
 }
 
 #[cfg(test)]
@@ -48,5 +61,18 @@ mod tests {
         check("/no/such.json", Err("neither JSON nor"));
         check(&folder.path().display().to_string(), Err("neither JSON nor"));
         check("", Err("neither JSON nor"));
+    }
+
+    #[test]
+    fn properties_are_a_bag() {
+        #[track_caller]
+        fn check(text: &str, want: Option<&str>) {
+            assert_eq!(properties(text).ok().as_deref(), want, "{text}");
+        }
+        check("", Some(""));
+        check("a=b;c d=e=f&", Some("a=b&c%20d=e%3Df%26&"));
+        check("a=", Some("a=&"));
+        check("a", None);
+        check("=b", None);
     }
 }

@@ -7,9 +7,11 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Environment, REFERENCE};
 
+mod c2d;
 mod device;
 mod events;
 mod failure;
+mod feedback;
 mod identity;
 mod input;
 mod login;
@@ -98,6 +100,26 @@ Example: call a method and print what the device answers
         #[command(subcommand)]
         command: method::Command,
     },
+    /// Send messages to devices, and receive them as a device.
+    #[command(
+        name = "c2d",
+        after_help = "\
+Example: send a message and hear what becomes of it
+  dunlin c2d send -d my-device --data 'hello' --ack full
+  dunlin feedback monitor"
+    )]
+    C2d {
+        #[command(subcommand)]
+        command: c2d::Command,
+    },
+    /// Hear what became of messages to devices.
+    #[command(after_help = "\
+Example: print feedback as it comes
+  dunlin feedback monitor")]
+    Feedback {
+        #[command(subcommand)]
+        command: feedback::Command,
+    },
     /// Manage shared access policies, by which back ends log in.
     #[command(after_help = "\
 Example: a policy that may read the registry, and the connection string a back end wants
@@ -136,6 +158,8 @@ pub fn main() -> ExitCode {
             Command::Module { command } => module::run(command).await,
             Command::Twin { command } => twin::run(command).await,
             Command::Method { command } => method::run(command).await,
+            Command::C2d { command } => c2d::run(command).await,
+            Command::Feedback { command } => feedback::run(command).await,
             Command::Policy { command } => policy::run(command).await,
             Command::Events { command } => events::run(command).await,
         }

@@ -13,9 +13,11 @@ use reqwest::header::HeaderValue;
 use reqwest::{Certificate, ClientBuilder, Method, RequestBuilder, Response};
 use serde_json::Value;
 
+mod c2d;
 mod events;
 mod twins;
 
+pub use c2d::{CommandMessage, Received};
 pub use events::{Event, EventStream};
 pub use twins::{MethodCall, TwinPatch};
 

@@ -25,9 +25,11 @@ macro_rules! scenario {
 }
 
 mod admin;
+mod c2d_api;
 mod c2d_delivery;
 mod c2d_kit;
 mod cli;
+mod cli_c2d;
 mod cli_identity;
 mod cli_monitor;
 mod cli_simulate;

@@ -1,9 +1,9 @@
 //! Bodies and properties of simulated telemetry.
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-
 use super::SimulateArgs;
 use crate::cli::failure::Failure;
+use crate::cli::input;
+use crate::client::encoded;
 
 /// What each message is made of.
 pub(super) struct Messages {
@@ -17,7 +17,7 @@ pub(super) struct Messages {
 
 impl Messages {
     pub(super) fn new(arguments: &SimulateArgs) -> Result<Self, Failure> {
-        let mut properties = properties(arguments.props.as_deref().unwrap_or_default())?;
+        let mut properties = input::properties(arguments.props.as_deref().unwrap_or_default())?;
         let content_type = match &arguments.data {
             Some(_) => arguments.content_type.as_deref(),
             None => Some("application/json"),
@@ -60,22 +60,6 @@ impl Messages {
     }
 }
 
-/// `k=v;k=v` as a property bag.
-fn properties(text: &str) -> Result<String, Failure> {
-    let mut bag = String::new();
-    for pair in text.split(';').filter(|pair| !pair.is_empty()) {
-        let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            return Err(Failure::Usage(format!("--props is a list as 'k=v;k=v', not {pair:?}")));
-        };
-        bag.push_str(&format!("{}={}&", encoded(name), encoded(value)));
-    }
-    Ok(bag)
-}
-
-fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,18 +75,5 @@ mod tests {
             let bare = messages.body("d\"1", 7).trim_end().len().min(68);
             assert!(body.len() == size || size < bare, "{size}: {}", body.len());
         }
-    }
-
-    #[test]
-    fn properties_are_a_bag() {
-        #[track_caller]
-        fn check(text: &str, want: Option<&str>) {
-            assert_eq!(properties(text).ok().as_deref(), want, "{text}");
-        }
-        check("", Some(""));
-        check("a=b;c d=e=f&", Some("a=b&c%20d=e%3Df%26&"));
-        check("a=", Some("a=&"));
-        check("a", None);
-        check("=b", None);
     }
 }
