@@ -6,6 +6,7 @@ import pytest
 
 import drivers
 import messages
+import wait
 
 
 @pytest.fixture
@@ -66,3 +67,17 @@ def test_a_message_that_is_too_large(hub, device, client):
     assert refused.value.type == "MessageTooLargeError"
     client.send([messages.last()])
     assert hub.events_before(device, "the-last") == []
+
+
+def test_messages_are_received_and_settled(hub, device, client, services):
+    for name in ("first", "second"):
+        hub.cli("c2d", "send", "-d", device.id, "--data", name, "--message-id", name, "--props", "colour=red")
+    client.connect(device.connection_string, None)
+    client.ask("take_commands", transport="https", settle=["abandon", "reject", "complete"])
+    received = [client.wait_event("command") for _ in range(3)]
+    assert [one["message_id"] for one in received] == ["first", "first", "second"]
+    # The SDK leaves the header's name as it is.
+    assert all(one["properties"] == {"iothub-app-colour": "red"} for one in received)
+    service = services("python")
+    service.connect(hub.file["owner_connection_string"])
+    wait.until("all is settled", lambda: service.call("get", device=device.id)["cloudToDeviceMessageCount"] == 0)

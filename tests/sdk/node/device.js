@@ -108,6 +108,37 @@ async function takeMethods(ask) {
   }
 }
 
+// Each in turn is settled so; those that come after them are completed.
+function takeCommands(ask) {
+  const turns = [...(ask.settle || [])];
+  if (ask.transport === 'https') client.setOptions({ http: { receivePolicy: { interval: 1 } } }).catch(() => {});
+  client.on('message', async (received) => {
+    const properties = {};
+    for (let at = 0; at < received.properties.count(); at += 1) {
+      const { key, value } = received.properties.getItem(at);
+      properties[key] = value;
+    }
+    const how = turns.shift() || 'complete';
+    try {
+      await client[how](received);
+    } catch (error) {
+      say({ event: 'error', type: error.name });
+    }
+    say({
+      event: 'command',
+      body: Buffer.from(received.data).toString('base64'),
+      message_id: received.messageId,
+      correlation_id: received.correlationId,
+      user_id: received.userId,
+      content_type: received.contentType,
+      content_encoding: received.contentEncoding,
+      ack: received.ack,
+      expires: received.expiryTimeUtc,
+      properties,
+    });
+  });
+}
+
 const operations = {
   connect,
   send,
@@ -116,6 +147,7 @@ const operations = {
   report: async (ask) => { await readTwin(); await report(ask); },
   watch_desired: watchDesired,
   take_methods: takeMethods,
+  take_commands: takeCommands,
   disconnect: () => client.close(),
 };
 

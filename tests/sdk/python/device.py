@@ -88,6 +88,15 @@ class Client:
             say({"event": "desired", "patch": patch})
         self.client.on_twin_desired_properties_patch_received = changed
 
+    def take_commands(self, _):
+        def received(message):
+            say({"event": "command", "body": base64.b64encode(message.data).decode(),
+                 "message_id": message.message_id, "correlation_id": message.correlation_id,
+                 "user_id": message.user_id, "content_type": message.content_type,
+                 "content_encoding": message.content_encoding, "ack": message.ack,
+                 "expires": message.expiry_time_utc, "properties": message.custom_properties})
+        self.client.on_message_received = received
+
     def take_methods(self, ask):
         answers = ask["answers"]
 
