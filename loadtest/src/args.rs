@@ -111,6 +111,13 @@ pub struct Hub {
     /// PEM file with the CA of the hub's certificate.
     #[arg(long, env = "DUNLIN_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
+    /// The devices show this certificate (PEM) instead of a token: all the same one, by whose
+    /// thumbprint they are registered.
+    #[arg(long, value_name = "FILE", requires = "x509_key")]
+    pub x509: Option<PathBuf>,
+    /// PEM file with its key.
+    #[arg(long, value_name = "FILE", requires = "x509")]
+    pub x509_key: Option<PathBuf>,
     #[arg(long, default_value_t = 8883)]
     pub mqtt_port: u16,
     /// Connect to this address instead of what the host name resolves to.

@@ -45,14 +45,17 @@ pub fn expiry() -> Result<u64> {
 pub async fn create(rest: &Rest, ids: &[String]) -> Result<()> {
     each(ids, async |id| {
         let key = derived(rest.login(), id);
-        let body = json!({
-            "deviceId": id,
-            "status": "enabled",
-            "authentication": {
+        let authentication = match &rest.login().thumbprint {
+            Some(known) => json!({
+                "type": "selfSigned",
+                "x509Thumbprint": { "primaryThumbprint": known },
+            }),
+            None => json!({
                 "type": "sas",
                 "symmetricKey": { "primaryKey": key, "secondaryKey": key },
-            },
-        });
+            }),
+        };
+        let body = json!({ "deviceId": id, "status": "enabled", "authentication": authentication });
         call(rest, Method::PUT, id, body.to_string(), StatusCode::CONFLICT).await
     })
     .await

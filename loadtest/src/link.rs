@@ -55,7 +55,9 @@ impl Link {
         let mut out = Vec::new();
         let username =
             login.map(|login| format!("{}/{id}/?api-version=2021-04-12", login.hostname));
-        let password = login.map(|login| identities::token(login, id)).transpose()?;
+        // Who shows a certificate sends none.
+        let by_token = login.filter(|login| login.thumbprint.is_none());
+        let password = by_token.map(|login| identities::token(login, id)).transpose()?;
         let hello = Connect {
             client_id: id,
             username: username.as_deref(),

@@ -44,7 +44,7 @@ fn ids(devices: usize, prefix: &str) -> Vec<String> {
 
 fn rest(hub: &Hub) -> Result<Rest> {
     let ca = hub.ca.as_deref().context("set DUNLIN_CA or --ca to the hub's CA certificate")?;
-    Rest::new(&target::login(hub)?, &target::tls(ca)?, hub.address)
+    Rest::new(&target::login(hub)?, &target::tls(ca, None)?, hub.address)
 }
 
 async fn create(devices: &Devices) -> Result<()> {

@@ -9,7 +9,7 @@ use dunlin_auth::connection_string::Signer;
 use dunlin_auth::{ConnectionString, Key};
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -27,6 +27,8 @@ pub struct Login {
     pub authority: String,
     pub policy: String,
     pub key: Key,
+    /// Of the certificate that the devices show instead of a token.
+    pub thumbprint: Option<String>,
 }
 
 impl Login {
@@ -55,21 +57,20 @@ impl Target {
             let (host, port) = broker_at.rsplit_once(':').context("--broker takes HOST:PORT")?;
             let port = port.parse().context("--broker takes HOST:PORT")?;
             let ca = broker.broker_ca.as_deref().context("--broker-ca is missing")?;
-            return Self::at(host, port, None, ca, None);
+            return Self::at(host, (port, None), tls(ca, None)?, None);
         }
         let login = login(hub)?;
         let ca = hub.ca.as_deref().context("set DUNLIN_CA or --ca to the hub's CA certificate")?;
         let host = login.hostname.clone();
         let port = if websocket { login.https_port()? } else { hub.mqtt_port };
-        let target = Self::at(&host, port, hub.address, ca, Some(login))?;
+        let target = Self::at(&host, (port, hub.address), tls(ca, shown(hub)?)?, Some(login))?;
         Ok(Self { websocket, ..target })
     }
 
     fn at(
         host: &str,
-        port: u16,
-        address: Option<IpAddr>,
-        ca: &Path,
+        (port, address): (u16, Option<IpAddr>),
+        tls: Arc<ClientConfig>,
         hub: Option<Login>,
     ) -> Result<Self> {
         let address = match address {
@@ -77,7 +78,7 @@ impl Target {
             None => resolve(host, port)?,
         };
         let name = ServerName::try_from(host.to_owned()).context("not a host name")?;
-        Ok(Self { address, name, tls: tls(ca)?, hub, websocket: false })
+        Ok(Self { address, name, tls, hub, websocket: false })
     }
 
     /// A TCP connection for the device with this number.
@@ -114,7 +115,22 @@ pub fn login(hub: &Hub) -> Result<Login> {
     let Signer::Policy(policy) = parsed.signer else {
         bail!("the connection string is a device's; the load test needs the owner's");
     };
-    Ok(Login { hostname, authority: parsed.host, policy, key: parsed.key })
+    let thumbprint = shown(hub)?.map(|(certificate, _)| {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &certificate);
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    });
+    Ok(Login { hostname, authority: parsed.host, policy, key: parsed.key, thumbprint })
+}
+
+/// The certificate that the devices show, and its key.
+type Shown = (CertificateDer<'static>, PrivateKeyDer<'static>);
+
+fn shown(hub: &Hub) -> Result<Option<Shown>> {
+    let (Some(certificate), Some(key)) = (&hub.x509, &hub.x509_key) else { return Ok(None) };
+    let unread = |path: &Path| format!("cannot read {} as PEM", path.display());
+    let shown = CertificateDer::from_pem_file(certificate);
+    let key_of_it = PrivateKeyDer::from_pem_file(key);
+    Ok(Some((shown.with_context(|| unread(certificate))?, key_of_it.with_context(|| unread(key))?)))
 }
 
 /// IPv4 first: a hub on a developer's machine listens on 127.0.0.1.
@@ -128,7 +144,7 @@ pub fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
 }
 
 /// TLS 1.3, the certificate verified, every handshake a full one: a resumed one would measure less.
-pub fn tls(ca: &Path) -> Result<Arc<ClientConfig>> {
+pub fn tls(ca: &Path, shown: Option<Shown>) -> Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     let certificates = CertificateDer::pem_file_iter(ca)
         .with_context(|| format!("cannot read the CA {}", ca.display()))?;
@@ -139,10 +155,13 @@ pub fn tls(ca: &Path) -> Result<Arc<ClientConfig>> {
         bail!("{} holds no certificate", ca.display());
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match shown {
+        Some((certificate, key)) => config.with_client_auth_cert(vec![certificate], key)?,
+        None => config.with_no_client_auth(),
+    };
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }

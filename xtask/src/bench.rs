@@ -40,6 +40,8 @@ pub struct Options {
     pin: bool,
     /// Devices connect over WebSocket.
     websocket: bool,
+    /// Devices show a certificate instead of a token.
+    x509: bool,
 }
 
 impl Options {
@@ -57,8 +59,15 @@ impl Options {
                 );
             }
         };
-        let mut options =
-            Self { what, devices: None, seconds: None, rounds: None, pin: false, websocket: false };
+        let mut options = Self {
+            what,
+            devices: None,
+            seconds: None,
+            rounds: None,
+            pin: false,
+            websocket: false,
+            x509: false,
+        };
         let mut rest = rest.iter();
         while let Some(arg) = rest.next() {
             let number = match (arg.as_str(), what) {
@@ -70,6 +79,10 @@ impl Options {
                 ("--rounds", _) => &mut options.rounds,
                 ("--websocket", What::Idle) => {
                     options.websocket = true;
+                    continue;
+                }
+                ("--x509", What::Idle) => {
+                    options.x509 = true;
                     continue;
                 }
                 ("--devices", what) if what != What::Start => &mut options.devices,
@@ -232,9 +245,11 @@ mod tests {
             rounds: Some(2),
             pin: true,
             websocket: false,
+            x509: false,
         };
         assert_eq!(options, Ok(want));
         assert!(parsed("idle --websocket").is_ok_and(|options| options.websocket));
+        assert!(parsed("idle --x509").is_ok_and(|options| options.x509));
         for line in [
             "",
             "fast",

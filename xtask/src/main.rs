@@ -40,6 +40,7 @@ cargo xtask COMMAND
     --seconds S   publish, twin, method: of each turn (10)
     --websocket   idle: devices connect over WebSocket
     --pin         idle, publish, method: the server on processor 0, the client on processor 1
+    --x509        idle: devices show a certificate instead of a token
 
   fuzz [TARGET…] [--seconds N]   libFuzzer on what reads bytes of strangers (sas, bag, username, frame, identity, segment)
     --seconds N   of each target (60)

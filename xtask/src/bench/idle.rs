@@ -13,7 +13,10 @@ const DEVICES: u32 = 15_000;
 const BURSTS: u32 = 5;
 
 pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
-    let certificate = Certificate::create(&bench.folder)?;
+    let mut certificate = Certificate::create(&bench.folder)?;
+    if options.x509 {
+        certificate = certificate.shown_by_devices(&bench.folder);
+    }
     let data = bench.folder.join("data");
     let devices = options.devices.unwrap_or(DEVICES).to_string();
     let bursts = options.rounds.unwrap_or(BURSTS).to_string();

@@ -82,6 +82,8 @@ pub struct Certificate {
     pub ca: PathBuf,
     chain: PathBuf,
     key: PathBuf,
+    /// What devices show, and its key; none: they send tokens.
+    device: Option<[PathBuf; 2]>,
 }
 
 impl Certificate {
@@ -94,10 +96,26 @@ impl Certificate {
             openssl req -new -key server.key -subj /CN=localhost -out server.csr
             printf 'subjectAltName=DNS:localhost\\nextendedKeyUsage=serverAuth\\n' > server.ext
             openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 \\
-                -extfile server.ext -out server.pem";
+                -extfile server.ext -out server.pem
+            openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 \\
+                -subj /CN=device -keyout device.key -out device.pem";
         output(Command::new("sh").args(["-c", script]).current_dir(folder))?;
         let at = |name| folder.join(name);
-        Ok(Self { ca: at("ca.pem"), chain: at("server.pem"), key: at("server.key") })
+        let (chain, key) = (at("server.pem"), at("server.key"));
+        Ok(Self { ca: at("ca.pem"), chain, key, device: None })
+    }
+
+    /// Has the load test's devices show a certificate.
+    pub fn shown_by_devices(mut self, folder: &Path) -> Self {
+        self.device = Some(["device.pem", "device.key"].map(|name| folder.join(name)));
+        self
+    }
+
+    /// For a command of the load test.
+    pub fn show(&self, client: &mut Command) {
+        if let Some([certificate, key]) = &self.device {
+            client.arg("--x509").arg(certificate).arg("--x509-key").arg(key);
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub fn create(bench: &Bench, data: &Path, certificate: &Certificate, devices: &s
     let mut create = bench.client();
     create.args(["create", "--devices", devices]);
     create.env("DUNLIN_LOGIN", &first.login).env("DUNLIN_CA", &certificate.ca);
+    certificate.show(&mut create);
     output(&mut create)?;
     first.server.stop()
 }
@@ -35,6 +36,7 @@ pub fn with_hub(bench: &Bench, hub: &Hub, certificate: &Certificate) -> Command 
     let mut client = bench.client();
     client.args(["run", "--reuse", "--mqtt-port"]).arg(hub.mqtt_port.to_string());
     client.env("DUNLIN_LOGIN", &hub.login).env("DUNLIN_CA", &certificate.ca);
+    certificate.show(&mut client);
     client
 }
 

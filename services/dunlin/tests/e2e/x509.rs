@@ -93,6 +93,43 @@ async fn a_new_thumbprint_ends_the_connection_by_the_old_one(hub: &TestHub) {
     new.at(hub, &door).enter(&connect("d")).await;
 }
 
+scenario!(a_certificate_is_good_over_https);
+async fn a_certificate_is_good_over_https(hub: &TestHub) {
+    let [own, other] = ["own", "own"].map(|name| Card::self_signed(named(name)));
+    register(hub, "d", &thumbprints(&own.sha1(), "")).await;
+    let sas = Device::create(hub, "sas").await;
+    let path = |id: &str| format!("/devices/{id}/messages/events?api-version=2021-04-12");
+    let none = String::new();
+    let token = |device: &Device| format!("Authorization: {}\r\n", device.token());
+    for (what, card, id, header, status) in [
+        ("its own", Some(&own), "d", &none, 204),
+        ("an empty header beside it", Some(&own), "d", &"Authorization: \r\n".to_owned(), 204),
+        ("another's", Some(&other), "d", &none, 401),
+        ("nothing", None, "d", &none, 401),
+        ("of another device", Some(&own), "D", &none, 401),
+        ("of a device with keys", Some(&own), "sas", &none, 401),
+        ("a token beside it", Some(&own), "sas", &token(&sas), 204),
+        ("another's token", Some(&own), "d", &token(&sas), 401),
+    ] {
+        let door = Door::websocket(hub);
+        let door = card.map_or(door.clone(), |card| card.at(hub, &door));
+        let tls = raw::open_tls(door.address, &door.tls).await.expect("TLS");
+        let mut https = raw::Raw::over(tls);
+        let request = format!(
+            "POST {} HTTP/1.1\r\nHost: localhost\r\n{header}Content-Length: 1\r\n\
+             Connection: close\r\n\r\nx",
+            path(id)
+        );
+        https.send(request.as_bytes()).await;
+        let answer = String::from_utf8_lossy(&https.rest().await).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{what}: {answer}");
+    }
+    let stored = events(hub, "d", 2).await;
+    let method = |name| stored[0].headers.iter().find(|header| header.name == name);
+    let want = r#"{"scope":"device","type":"x509","issuer":"external"}"#;
+    assert_eq!(method(header::AUTH_METHOD).and_then(|header| header.value.as_deref()), Some(want));
+}
+
 /// A resumed TLS session shows no certificate again: the one of its first handshake counts, and is
 /// judged anew.
 #[tokio::test(flavor = "multi_thread")]

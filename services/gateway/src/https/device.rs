@@ -77,14 +77,16 @@ impl Target {
     }
 }
 
-/// Answers a request of a device. `patience`: for its body.
+/// Answers a request of a device. `shown`: the client's certificates. `patience`: for its body.
 pub async fn serve(
     request: Request<Incoming>,
     target: Target,
     gateway: Arc<Gateway>,
+    shown: Option<Arc<Vec<Vec<u8>>>>,
     patience: Duration,
 ) -> Response<Body> {
-    let answer = answer(request, &target, &gateway, patience).await;
+    let shown = shown.as_ref().map(|shown| shown.as_slice());
+    let answer = answer(request, &target, &gateway, shown, patience).await;
     status::marked(answer.unwrap_or_else(|error| {
         if error.retryable() {
             tracing::warn!(device = target.device, %error, "a device's request failed");
@@ -97,6 +99,7 @@ async fn answer(
     request: Request<Incoming>,
     target: &Target,
     gateway: &Arc<Gateway>,
+    shown: Option<&[Vec<u8>]>,
     patience: Duration,
 ) -> Result<Response<Body>, HubError> {
     let (head, body) = request.into_parts();
@@ -105,7 +108,7 @@ async fn answer(
     };
     api_version::check(query.get("api-version").map(String::as_str))?;
     let id = target.identity()?;
-    let granted = gateway.sender(&id, &head.headers).await?;
+    let granted = gateway.sender(&id, &head.headers, shown).await?;
     match (&target.place, &head.method) {
         (Place::Events, &Method::POST) => {
             let body = read(&head, body, patience).await?;

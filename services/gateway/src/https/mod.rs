@@ -34,7 +34,7 @@ use crate::Timeouts;
 use crate::gateway::Gateway;
 use crate::lobby::{Seat, Waiting};
 use crate::threads::Devices;
-use crate::tls::{self, TlsFilter};
+use crate::tls::{self, ClientCertificates, TlsFilter};
 use bridge::Bridge;
 pub use senders::Senders;
 use watch::{Answer, Spoiled, Timely, Watch};
@@ -78,17 +78,19 @@ async fn serve_http(
 ) -> Option<(TlsIo, Bytes, (Seat, Waiting))> {
     let handshake = tokio::time::timeout(timeouts.tls_handshake, tls::accept(io, tls));
     let io = handshake.await.ok()?.ok()?;
+    let shown = io.query::<ClientCertificates>().as_ref().map(|shown| Arc::new(shown.0.clone()));
     let draining = seat.lobby().draining().clone();
     let watch = Watch::new(seat, waiting, io.get_ref());
     let gateway = devices.worker.gateway.clone();
     let upgraded = Cell::new(false);
     let service = service_fn(|request| {
         let (busy, gateway, upgraded) = (watch.busy(), gateway.clone(), &upgraded);
+        let shown = shown.clone();
         async move {
             let response = if websocket::is_asked(&request) {
                 websocket::answer(&request)
             } else if let Some(target) = device::target(request.uri()) {
-                device::serve(request, target, gateway, timeouts.http_body).await
+                device::serve(request, target, gateway, shown, timeouts.http_body).await
             } else {
                 forward(request, gateway, timeouts.http_body).await
             };

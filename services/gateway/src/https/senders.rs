@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::status::from_status;
+use dunlin_proto::v1::AuthenticateResponse;
 use dunlin_proto::v1::registry_client::RegistryClient;
-use dunlin_proto::v1::{AuthenticateRequest, AuthenticateResponse};
 use http::{HeaderMap, header};
 use ring::digest;
 
 use crate::gateway::Gateway;
+use crate::session::Credentials;
 
 /// How long an answer of the registry is good for.
 const LIFETIME: Duration = Duration::from_secs(1);
 /// Answers that are remembered of each second; who comes after them is asked for every time.
 const MOST: usize = 10_000;
 
-/// A hash of an identity and its token, which itself is kept nowhere.
+/// A hash of an identity and its token or certificates, which themselves are kept nowhere.
 type Key = [u8; digest::SHA256_OUTPUT_LEN];
 
 #[derive(Default)]
@@ -74,20 +75,16 @@ impl Gateway {
         &self,
         id: &Identity,
         headers: &HeaderMap,
+        shown: Option<&[Vec<u8>]>,
     ) -> Result<Arc<AuthenticateResponse>, HubError> {
-        let token = headers.get(header::AUTHORIZATION).and_then(|token| token.to_str().ok());
-        let token = token.ok_or_else(|| refused("send Authorization: SharedAccessSignature …"))?;
-        let key = key(id, token);
+        let credentials = credentials(headers, shown)?;
+        let key = key(id, &credentials);
         let asked = Instant::now();
         let known = self.senders.with(|known| known.find(&key, asked));
         let granted = match known {
             Some(granted) => granted,
             None => {
-                let request = AuthenticateRequest {
-                    identity: id.as_str().to_owned(),
-                    sas_token: token.to_owned(),
-                    certificates: Vec::new(),
-                };
+                let request = credentials.into_request(id);
                 let mut registry = RegistryClient::new(self.registry.clone());
                 let granted = registry.authenticate(request).await.map_err(|status| {
                     let error = from_status(&status);
@@ -96,7 +93,9 @@ impl Gateway {
                     }
                     tracing::info!(identity = %id, %error, "request refused");
                     // Which devices there are is not for strangers to find out.
-                    refused("the token is not valid for this identity, or has expired")
+                    refused(
+                        "the token or certificate is not valid for this identity, or has expired",
+                    )
                 })?;
                 let granted = Arc::new(granted.into_inner());
                 self.senders.with(|known| known.keep(key, asked, granted.clone()));
@@ -112,12 +111,35 @@ fn refused(message: &str) -> HubError {
     HubError::new(ErrorCode::IotHubUnauthorized, message)
 }
 
-fn key(id: &Identity, token: &str) -> Key {
+/// A certificate counts only where there is no token. Some send an empty header beside it.
+fn credentials(headers: &HeaderMap, shown: Option<&[Vec<u8>]>) -> Result<Credentials, HubError> {
+    let token = headers.get(header::AUTHORIZATION).filter(|token| !token.is_empty());
+    match (token, shown) {
+        (Some(token), _) => token
+            .to_str()
+            .map(|token| Credentials::SasToken(token.to_owned()))
+            .map_err(|_| refused("Authorization is not a SAS token")),
+        (None, Some(shown)) => Ok(Credentials::Certificates(shown.to_vec())),
+        (None, None) => Err(refused(
+            "send Authorization: SharedAccessSignature …, or show a client certificate",
+        )),
+    }
+}
+
+fn key(id: &Identity, credentials: &Credentials) -> Key {
     let mut hash = digest::Context::new(&digest::SHA256);
     hash.update(id.as_str().as_bytes());
     // No identity has it.
     hash.update(b"\n");
-    hash.update(token.as_bytes());
+    match credentials {
+        Credentials::SasToken(token) => hash.update(token.as_bytes()),
+        // No token holds a NUL, and no two lists of certificates read the same.
+        Credentials::Certificates(certificates) => certificates.iter().for_each(|one| {
+            hash.update(b"\0");
+            hash.update(&one.len().to_be_bytes());
+            hash.update(one);
+        }),
+    }
     let mut key = Key::default();
     key.copy_from_slice(hash.finish().as_ref());
     key
@@ -158,9 +180,43 @@ mod tests {
 
     #[test]
     fn a_token_is_known_for_its_identity_only() {
-        let id = |id| Identity::parse(id).expect("an id");
-        assert_eq!(key(&id("d"), "t"), key(&id("d"), "t"));
-        assert_ne!(key(&id("d"), "t"), key(&id("d/m"), "t"));
-        assert_ne!(key(&id("d"), "t"), key(&id("d"), "u"));
+        let key = |id: &str, token: &str| {
+            key(&Identity::parse(id).expect("an id"), &Credentials::SasToken(token.to_owned()))
+        };
+        assert_eq!(key("d", "t"), key("d", "t"));
+        assert_ne!(key("d", "t"), key("d/m", "t"));
+        assert_ne!(key("d", "t"), key("d", "u"));
+    }
+
+    #[test]
+    fn certificates_are_known_whole_and_in_order() {
+        let id = Identity::parse("d").expect("an id");
+        let key = |certificates: &[&[u8]]| {
+            let certificates = certificates.iter().map(|one| one.to_vec()).collect();
+            key(&id, &Credentials::Certificates(certificates))
+        };
+        assert_eq!(key(&[b"a", b"b"]), key(&[b"a", b"b"]));
+        for other in [&[b"ab".as_slice()][..], &[b"b", b"a"], &[b"a"], &[b"a", b"b", b""], &[]] {
+            assert_ne!(key(&[b"a", b"b"]), key(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_outdoes_a_certificate_and_an_empty_one_is_none() {
+        let shown = [vec![1]];
+        let with = |authorization: Option<&[u8]>, shown: Option<&[Vec<u8>]>| {
+            let value = authorization.map(|text| text.try_into().expect("a value"));
+            let headers = value.map(|value| (header::AUTHORIZATION, value)).into_iter().collect();
+            credentials(&headers, shown).ok().map(|credentials| match credentials {
+                Credentials::SasToken(token) => token,
+                Credentials::Certificates(shown) => format!("{shown:?}"),
+            })
+        };
+        assert_eq!(with(Some(b"t"), Some(&shown)).as_deref(), Some("t"));
+        assert_eq!(with(Some(b""), Some(&shown)).as_deref(), Some("[[1]]"));
+        assert_eq!(with(None, Some(&shown)).as_deref(), Some("[[1]]"));
+        assert_eq!(with(Some(b"\xff"), Some(&shown)), None);
+        assert_eq!(with(Some(b""), None), None);
+        assert_eq!(with(None, None), None);
     }
 }
