@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 
 const DOC: &str = include_str!("../../../../docs/mqtt.md");
 
-const MODULES: [(&str, &str); 16] = [
+const MODULES: [(&str, &str); 19] = [
+    ("c2d_delivery", include_str!("c2d_delivery.rs")),
     ("mqtt_alive", include_str!("mqtt_alive.rs")),
     ("mqtt_auth", include_str!("mqtt_auth.rs")),
+    ("mqtt_commands", include_str!("mqtt_commands.rs")),
+    ("mqtt_commands_again", include_str!("mqtt_commands_again.rs")),
     ("mqtt_connect", include_str!("mqtt_connect.rs")),
     ("mqtt_faults", include_str!("mqtt_faults.rs")),
     ("mqtt_malformed", include_str!("mqtt_malformed.rs")),
