@@ -68,7 +68,7 @@ const COMMIT: &str = "/dunlin/v1/events/commit";
 const HANDED_ON: [&str; 3] = ["/tags", "/desired", "/payload"];
 
 /// The API over roles that permit every call and answer it with an empty message; how often they
-/// were asked for something else than permission.
+/// were asked for something else than permission and what is shown beside.
 struct Site {
     api: Router,
     asked: Arc<AtomicUsize>,
@@ -79,7 +79,9 @@ impl Site {
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = asked.clone();
         let answer = move |request: Request<Body>| async move {
-            if !request.uri().path().ends_with("/Authorize") {
+            // A twin is shown with the number of its messages.
+            let beside = ["/Authorize", "/CountCommands"];
+            if !beside.iter().any(|call| request.uri().path().ends_with(call)) {
                 counted.fetch_add(1, Ordering::SeqCst);
             }
             let trailers = async { Some(Ok(HeaderMap::from_iter([status_ok()]))) };

@@ -293,6 +293,7 @@ async fn a_registry_that_is_away_is_no_refusal() {
         config.mesh.listen = "127.0.0.1:0".to_owned();
         config.mesh.api.clone_from(&url);
         config.mesh.twins.clone_from(&url);
+        config.mesh.c2d.clone_from(&url);
         config.mesh.registry = url;
     })
     .await;

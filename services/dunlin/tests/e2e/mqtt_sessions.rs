@@ -209,7 +209,8 @@ async fn what_cannot_be_stored_is_not_acknowledged() {
     let hub = TestHub::all_in_one().await;
     let device = Device::create(&hub, "d").await;
     let events = || hub.stores().events.clone();
-    let registry = beside(&hub, &[Role::Registry, Role::Twins, Role::Api], events(), |config| {
+    let roles = [Role::Registry, Role::Twins, Role::C2d, Role::Api];
+    let registry = beside(&hub, &roles, events(), |config| {
         config.mesh.listen = "127.0.0.78:0".to_owned();
         config.mesh.methods = "http://127.0.0.78:9".to_owned();
     })
@@ -217,7 +218,8 @@ async fn what_cannot_be_stored_is_not_acknowledged() {
     let url = registry.node().to_owned();
     let gateway = beside(&hub, &[Role::Gateway], events(), |config| {
         config.mesh.listen = "127.0.0.1:0".to_owned();
-        for role in [&mut config.mesh.registry, &mut config.mesh.api, &mut config.mesh.twins] {
+        let mesh = &mut config.mesh;
+        for role in [&mut mesh.registry, &mut mesh.api, &mut mesh.twins, &mut mesh.c2d] {
             role.clone_from(&url);
         }
     })

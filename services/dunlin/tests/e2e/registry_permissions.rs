@@ -40,6 +40,16 @@ const DOCUMENTED: &[(&str, &str)] = &[
     ("ServiceConnect", "PUT /twins/{id}/modules/{module}"),
     ("ServiceConnect", "POST /twins/{id}/methods"),
     ("ServiceConnect", "POST /twins/{id}/modules/{module}/methods"),
+    ("ServiceConnect", "DELETE /devices/{id}/commands"),
+    ("ServiceConnect", "GET /messages/serviceBound/feedback"),
+    ("ServiceConnect", "DELETE /messages/serviceBound/feedback/{token}"),
+    ("ServiceConnect", "POST /messages/serviceBound/feedback/{token}/abandon"),
+    // The same in the other spelling of SDKs.
+    ("ServiceConnect", "GET /messages/servicebound/feedback"),
+    ("ServiceConnect", "DELETE /messages/servicebound/feedback/{token}"),
+    ("ServiceConnect", "POST /messages/servicebound/feedback/{token}/abandon"),
+    // `messages/devicebound` of IoT Hub, which is AMQP there.
+    ("ServiceConnect", "POST /dunlin/v1/devices/{id}/messages/devicebound"),
     // `messages/events` of IoT Hub.
     ("ServiceConnect", "GET /dunlin/v1/events"),
     ("ServiceConnect", "POST /dunlin/v1/events/commit"),
@@ -51,6 +61,12 @@ const DOCUMENTED: &[(&str, &str)] = &[
     (EVERYTHING, "PUT /dunlin/v1/policies/{name}"),
     (EVERYTHING, "DELETE /dunlin/v1/policies/{name}"),
     (EVERYTHING, "POST /dunlin/v1/policies/{name}/renew-key"),
+    (EVERYTHING, "GET /dunlin/v1/certificates"),
+    (EVERYTHING, "GET /dunlin/v1/certificates/{name}"),
+    (EVERYTHING, "PUT /dunlin/v1/certificates/{name}"),
+    (EVERYTHING, "DELETE /dunlin/v1/certificates/{name}"),
+    (EVERYTHING, "POST /dunlin/v1/certificates/{name}/generate-verification-code"),
+    (EVERYTHING, "POST /dunlin/v1/certificates/{name}/verify"),
 ];
 const EVERYTHING: &str = "RegistryRead, RegistryWrite, ServiceConnect, DeviceConnect";
 
