@@ -12,7 +12,7 @@ use dunlin_proto::v1::{
     DisconnectRequest, InvokeRequest, MethodAnswer, NotifyCommandsRequest, NotifyDesiredRequest,
 };
 use dunlin_storage::Presence;
-use dunlin_storage::presence::Holder;
+use dunlin_storage::presence::{Epoch, Holder};
 use tonic::Code;
 
 use crate::{Mesh, MeshChannel};
@@ -105,30 +105,28 @@ impl DeviceLinks {
         payload: &[u8],
         deadline: Duration,
     ) -> Result<Invoked, HubError> {
-        for _ in 0..TRIES {
-            let Some(holder) = self.presence.holder(id).await? else { break };
+        let invoked = self.reach(id, deadline, |mut client, epoch| async move {
             let request = InvokeRequest {
                 identity: id.as_str().to_owned(),
-                epoch: holder.epoch,
+                epoch,
                 method: method.to_owned(),
                 payload: payload.to_vec(),
             };
-            let answer = match self.client(&holder, deadline)?.invoke(request).await {
+            let answer = match client.invoke(request).await {
                 Err(status) if status.code() == Code::DeadlineExceeded => {
-                    return Ok(Invoked::Unanswered);
+                    return Ok(Some(Invoked::Unanswered));
                 }
-                answer => answer.map_err(|status| from_status(&status))?,
+                answer => answer?,
             };
-            match answer.into_inner().outcome {
+            Ok(match answer.into_inner().outcome {
                 Some(Outcome::Answer(MethodAnswer { status, payload })) => {
-                    return Ok(Invoked::Answered { status, payload });
+                    Some(Invoked::Answered { status, payload })
                 }
-                Some(Outcome::NotSubscribed(_)) => return Ok(Invoked::NotSubscribed),
-                // Gone, or taken over since presence was asked.
-                Some(Outcome::Absent(_)) | None => {}
-            }
-        }
-        Ok(Invoked::NotConnected)
+                Some(Outcome::NotSubscribed(_)) => Some(Invoked::NotSubscribed),
+                Some(Outcome::Absent(_)) | None => None,
+            })
+        });
+        Ok(invoked.await?.unwrap_or(Invoked::NotConnected))
     }
 
     /// Tells a connected device of its new desired properties. `false`: it is not connected.
@@ -138,35 +136,48 @@ impl DeviceLinks {
         version: u64,
         patch: &[u8],
     ) -> Result<bool, HubError> {
-        for _ in 0..TRIES {
-            let Some(holder) = self.presence.holder(id).await? else { break };
+        let told = self.reach(id, NOTIFY_DEADLINE, |mut client, epoch| async move {
             let request = NotifyDesiredRequest {
                 identity: id.as_str().to_owned(),
-                epoch: holder.epoch,
+                epoch,
                 version,
                 patch: patch.to_vec(),
             };
-            let answer = self.client(&holder, NOTIFY_DEADLINE)?.notify_desired(request).await;
-            if answer.map_err(|status| from_status(&status))?.into_inner().found {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+            Ok(client.notify_desired(request).await?.into_inner().found.then_some(()))
+        });
+        Ok(told.await?.is_some())
     }
 
     /// Tells a connected device's gateway that there are C2D messages for it. `false`: it is not
     /// connected.
     pub async fn notify_commands(&self, id: &Identity) -> Result<bool, HubError> {
+        let told = self.reach(id, NOTIFY_DEADLINE, |mut client, epoch| async move {
+            let request = NotifyCommandsRequest { identity: id.as_str().to_owned(), epoch };
+            Ok(client.notify_commands(request).await?.into_inner().found.then_some(()))
+        });
+        Ok(told.await?.is_some())
+    }
+
+    /// One presence lookup and one call to the gateway it names; both once more if the gateway knows
+    /// no such connection (`None`): it has gone, or was taken over since presence was asked.
+    async fn reach<T, F>(
+        &self,
+        id: &Identity,
+        deadline: Duration,
+        call: impl Fn(DeviceLinkClient<MeshChannel>, Epoch) -> F,
+    ) -> Result<Option<T>, HubError>
+    where
+        F: Future<Output = Result<Option<T>, tonic::Status>>,
+    {
         for _ in 0..TRIES {
             let Some(holder) = self.presence.holder(id).await? else { break };
-            let request =
-                NotifyCommandsRequest { identity: id.as_str().to_owned(), epoch: holder.epoch };
-            let answer = self.client(&holder, NOTIFY_DEADLINE)?.notify_commands(request).await;
-            if answer.map_err(|status| from_status(&status))?.into_inner().found {
-                return Ok(true);
+            let client = self.client(&holder, deadline)?;
+            let answer = call(client, holder.epoch).await.map_err(|status| from_status(&status))?;
+            if answer.is_some() {
+                return Ok(answer);
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     fn client(

@@ -4,7 +4,7 @@
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,9 +13,10 @@ use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_runtime::MeshChannel;
 use serde::{Deserialize, Serialize};
 
+use crate::answer::{json, tagged};
 use crate::body::object;
-use crate::error::{ApiError, JSON};
-use crate::etag::{self, condition};
+use crate::error::ApiError;
+use crate::etag::condition;
 use crate::identity::time;
 use crate::routes::Routes;
 
@@ -129,13 +130,6 @@ async fn delete(State(mut registry): Registry, name: Name, headers: HeaderMap) -
 }
 
 fn one(status: StatusCode, wire: v1::Authority) -> Answer {
-    let etag = etag::header(&wire.etag);
-    let mut response = json(status, &Shown::from(wire))?;
-    response.headers_mut().extend(etag);
-    Ok(response)
-}
-
-fn json(status: StatusCode, value: &impl Serialize) -> Answer {
-    let headers = [(header::CONTENT_TYPE, JSON)];
-    Ok((status, headers, serde_json::to_vec(value)?).into_response())
+    let etag = wire.etag.clone();
+    tagged(status, &etag, &Shown::from(wire))
 }

@@ -14,6 +14,7 @@ use dunlin_runtime::mesh::MeshError;
 use dunlin_runtime::{Component, Health, Mesh, MeshChannel, Role, Shutdown};
 use dunlin_storage::EventLog;
 
+mod answer;
 mod body;
 mod c2d;
 mod certificates;

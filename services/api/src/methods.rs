@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::{Method, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
 use dunlin_model::{ErrorCode, limits};
 use dunlin_proto::v1;
 use dunlin_proto::v1::methods_client::MethodsClient;
@@ -16,8 +16,9 @@ use dunlin_runtime::MeshChannel;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::answer::json;
 use crate::body::members;
-use crate::error::{ApiError, JSON};
+use crate::error::ApiError;
 use crate::named::Named;
 use crate::routes::Routes;
 
@@ -74,8 +75,7 @@ async fn invoke(
     let payload = RawValue::from_string(payload).map_err(|error| {
         ApiError::new(ErrorCode::ServerError, format!("the method's answer: {error}"))
     })?;
-    let body = serde_json::to_vec(&Answered { status, payload })?;
-    Ok(([(header::CONTENT_TYPE, JSON)], body).into_response())
+    json(StatusCode::OK, &Answered { status, payload })
 }
 
 #[cfg(test)]

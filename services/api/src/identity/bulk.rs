@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use dunlin_model::{ErrorCode, HubError, Identity, limits};
 use dunlin_proto::status::from_status;
 use dunlin_proto::v1;
@@ -14,8 +14,9 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::json::Body;
+use crate::answer::json;
 use crate::body::{object, objects};
-use crate::error::{ApiError, JSON};
+use crate::error::ApiError;
 use crate::{etag, twins};
 
 type Registry = RegistryClient<MeshChannel>;
@@ -310,8 +311,7 @@ fn answered(
     failure: ErrorCode,
     outcome: &impl Serialize,
 ) -> Result<Response, ApiError> {
-    let json = serde_json::to_vec(outcome)?;
-    let mut response = (status, [(header::CONTENT_TYPE, JSON)], json).into_response();
+    let mut response = json(status, outcome)?;
     if status == StatusCode::BAD_REQUEST {
         response.headers_mut().insert(crate::error::ERROR_CODE, crate::error::name_of(failure));
     }

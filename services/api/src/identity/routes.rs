@@ -4,7 +4,7 @@
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use dunlin_model::{DeviceIdentity, ErrorCode, HubError, Identity};
 use dunlin_proto::v1;
@@ -12,15 +12,15 @@ use dunlin_proto::v1::c2d_client::C2dClient;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_proto::v1::twins_client::TwinsClient;
 use dunlin_runtime::MeshChannel;
-use serde::Serialize;
 
 use super::bulk;
 use super::json::{Body, Shown};
 use super::page;
+use crate::answer::{json, tagged};
 use crate::body::object;
 use crate::c2d::queued;
-use crate::error::{ApiError, JSON};
-use crate::etag::{self, Condition, condition};
+use crate::error::ApiError;
+use crate::etag::{Condition, condition};
 use crate::guard::query;
 use crate::routes::Routes;
 
@@ -76,16 +76,19 @@ async fn regenerate_keys(State(registry): Registry, body: Result<Bytes, BytesRej
 
 async fn device_statistics(State(mut registry): Registry) -> Answer {
     let counted = registry.get_statistics(v1::GetStatisticsRequest {}).await?.into_inner();
-    json(&serde_json::json!({
-        "totalDeviceCount": counted.devices,
-        "enabledDeviceCount": counted.devices.saturating_sub(counted.disabled),
-        "disabledDeviceCount": counted.disabled,
-    }))
+    json(
+        StatusCode::OK,
+        &serde_json::json!({
+            "totalDeviceCount": counted.devices,
+            "enabledDeviceCount": counted.devices.saturating_sub(counted.disabled),
+            "disabledDeviceCount": counted.disabled,
+        }),
+    )
 }
 
 async fn service_statistics(State(mut registry): Registry) -> Answer {
     let counted = registry.get_statistics(v1::GetStatisticsRequest {}).await?.into_inner();
-    json(&serde_json::json!({ "connectedDeviceCount": counted.connected }))
+    json(StatusCode::OK, &serde_json::json!({ "connectedDeviceCount": counted.connected }))
 }
 
 async fn list_modules(State(mut registry): Registry, device: Device) -> Answer {
@@ -175,23 +178,17 @@ async fn delete_one(State(mut registry): Registry, id: Identity, headers: &Heade
 /// `queued`: the C2D messages that wait for it, where that was asked for.
 fn one(wire: v1::Identity, queued: u32) -> Answer {
     let identity = DeviceIdentity::try_from(wire).map_err(broken)?;
-    let etag = etag::header(&identity.etag);
-    let mut response = json(&Shown::from(identity).with_queued(queued))?;
-    response.headers_mut().extend(etag);
-    Ok(response)
+    let etag = identity.etag.clone();
+    tagged(StatusCode::OK, &etag, &Shown::from(identity).with_queued(queued))
 }
 
 fn list(wire: Vec<v1::Identity>) -> Answer {
     let shown: Result<Vec<_>, _> =
         wire.into_iter().map(|one| DeviceIdentity::try_from(one).map(Shown::from)).collect();
-    json(&shown.map_err(broken)?)
+    json(StatusCode::OK, &shown.map_err(broken)?)
 }
 
 /// What the registry sent is wrong: that is never the caller's fault.
 fn broken(error: HubError) -> ApiError {
     ApiError::new(ErrorCode::ServerError, format!("the registry's answer: {}", error.message))
-}
-
-fn json(value: &impl Serialize) -> Answer {
-    Ok(([(header::CONTENT_TYPE, JSON)], serde_json::to_vec(value)?).into_response())
 }

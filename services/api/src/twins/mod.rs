@@ -5,18 +5,19 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::handler::Handler;
-use axum::http::{HeaderMap, Method, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::Response;
 use dunlin_proto::v1;
 use dunlin_proto::v1::c2d_client::C2dClient;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_proto::v1::twins_client::TwinsClient;
 use dunlin_runtime::MeshChannel;
 
+use crate::answer::tagged;
 use crate::body::members;
 use crate::c2d::queued;
-use crate::error::{ApiError, JSON};
-use crate::etag::{self, condition};
+use crate::error::ApiError;
+use crate::etag::condition;
 use crate::named::Named;
 use crate::routes::Routes;
 
@@ -78,9 +79,6 @@ async fn write(
 }
 
 fn shown(wire: v1::Twin, queued: u32) -> Answer {
-    let etag = etag::header(&wire.etag);
-    let body = serde_json::to_vec(&Shown::of(wire, queued)?)?;
-    let mut response = ([(header::CONTENT_TYPE, JSON)], body).into_response();
-    response.headers_mut().extend(etag);
-    Ok(response)
+    let etag = wire.etag.clone();
+    tagged(StatusCode::OK, &etag, &Shown::of(wire, queued)?)
 }
