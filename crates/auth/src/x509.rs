@@ -115,7 +115,12 @@ impl Chain {
         // webpki takes an anchor for trusted whatever its dates and its path length.
         let valid = || authorities.iter().filter(|one| one.validity.check(now).is_ok());
         let anchors: Vec<TrustAnchor<'_>> = valid().map(|one| one.anchor.clone()).collect();
-        let untrusted = |error: Error| X509Error::Untrusted { reason: error.to_string() };
+        let untrusted = |error: Error| {
+            let over = authorities.iter().filter(|one| one.validity.check(now).is_err());
+            let over: String =
+                over.map(|one| format!("; {} is out of date", one.subject)).collect();
+            X509Error::Untrusted { reason: format!("{error}{over}") }
+        };
         let end = EndEntityCert::try_from(leaf).map_err(|_| X509Error::Malformed)?;
         end.verify_for_usage(
             ALL_VERIFICATION_ALGS,

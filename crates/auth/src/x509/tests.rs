@@ -214,6 +214,13 @@ fn every_date_and_every_length_of_a_chain_counts() {
         let outcome = chain(&[&leaf, &between]).proves(&device("d"), &[&ca], NOW);
         assert_eq!(outcome.is_ok(), good, "{what}: {outcome:?}");
     }
+    // That it is not known, where it has run out, would lead nobody to its dates.
+    let over = made(early(authority("old", unbound)), None);
+    let leaf = made(named("d"), Some(&over));
+    let outcome = chain(&[&leaf]).proves(&device("d"), &[&trusted(&over)], NOW);
+    let said = outcome.expect_err("it has run out").to_string();
+    assert!(said.contains("CN=old is out of date"), "{said}");
+
     let mut all = vec![root()];
     for _ in 0..limits::CLIENT_CERTIFICATES - 1 {
         let below = made(ca(unbound), all.last());

@@ -43,7 +43,7 @@ async fn a_verified_ca_vouches_for_devices(hub: &TestHub) {
         // Uploaded is not enough: whose CA it is has to be proved.
         hub.client().certificate_add("ca", &ca.pem).await.expect("added");
         leaf.at(hub, &door).refuses(&connect("d"), 5).await;
-        hub.client().certificate_delete("ca").await.expect("deleted");
+        hub.client().certificate_delete("ca", "*").await.expect("deleted");
         verified(hub, "ca", &ca).await;
         for card in [&leaf, &deep] {
             let mut raw = card.at(hub, &door).enter(&connect("d")).await;
@@ -69,7 +69,7 @@ async fn a_verified_ca_vouches_for_devices(hub: &TestHub) {
             card.at(hub, &door).refuses(&connect(id), 5).await;
         }
         let mut connected = leaf.at(hub, &door).enter(&connect("d")).await;
-        hub.client().certificate_delete("ca").await.expect("deleted");
+        hub.client().certificate_delete("ca", "*").await.expect("deleted");
         // Who is connected stays; who comes is judged anew.
         connected.expect_alive().await;
         leaf.at(hub, &door).refuses(&connect("d"), 5).await;
@@ -129,7 +129,7 @@ async fn certificates_are_managed(hub: &TestHub) {
         let request = client.request(Method::PUT, &path).json(&json!({"certificate": pem}));
         refused(hub, what, request, code).await;
     }
-    client.certificate_delete("mine").await.expect("deleted");
+    client.certificate_delete("mine", "*").await.expect("deleted");
     for path in ["", "/verify", "/generate-verification-code"] {
         let method = if path.is_empty() { Method::DELETE } else { Method::POST };
         let request = client.request(method, &format!("{CERTIFICATES}/mine{path}"));
@@ -187,6 +187,8 @@ fn the_command_line_leads_from_a_ca_to_a_device() {
     bad(&ask(data, &["ca", "add", "-n", "x", "--path", "/no/such.pem"]), 2, "cannot read");
     bad(&ask(data, &["ca", "add", "-n", "factory", "--path", &path]), 1, "already");
     bad(&ask(data, &["ca", "show", "-n", "nobody"]), 1, "dunlin ca list");
+    bad(&ask(data, &["ca", "verify", "-n", "factory", "--path", &proof]), 1, "without --path");
+    bad(&ask(data, &["ca", "delete", "-n", "factory", "--etag", "x"]), 1, "PreconditionFailed");
     good(&ask(data, &["ca", "delete", "-n", "factory"]));
     assert_eq!(row(&listed()), None);
 }
