@@ -97,6 +97,11 @@ class Client:
                  "expires": message.expiry_time_utc, "properties": message.custom_properties})
         self.client.on_message_received = received
 
+    def take_inputs(self, _):
+        def received(message):
+            say({"event": "input", "name": message.input_name})
+        self.client.on_message_received = received
+
     def take_methods(self, ask):
         answers = ask["answers"]
 
