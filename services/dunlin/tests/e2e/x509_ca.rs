@@ -1,20 +1,23 @@
 //! CA certificates: uploaded, proved, and then vouching for devices.
 
+use std::time::Duration;
+
 use dunlin::client::ClientError;
 use dunlin::test_hub::TestHub;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::cli::{Up, ask, bad, good};
+use crate::hostile_web::{Kept, VERSION};
 use crate::mqtt_kit::Door;
-use crate::raw::{QOS1, puback, publish};
+use crate::raw::{self, QOS1, puback, publish};
 use crate::registry::refused;
 use crate::x509_kit::{Card, authority, between, connect, named, register};
 
 const CERTIFICATES: &str = "/dunlin/v1/certificates";
 
 /// Uploads a CA and proves that its key is held.
-async fn verified(hub: &TestHub, name: &str, ca: &Card) {
+pub async fn verified(hub: &TestHub, name: &str, ca: &Card) {
     let client = hub.client();
     client.certificate_add(name, &ca.pem).await.expect("added");
     let asked = client.certificate_code(name).await.expect("a code");
@@ -23,7 +26,7 @@ async fn verified(hub: &TestHub, name: &str, ca: &Card) {
     assert_eq!(shown["isVerified"], true);
 }
 
-fn by_ca() -> Value {
+pub fn by_ca() -> Value {
     json!({"authentication": {"type": "certificateAuthority"}})
 }
 
@@ -74,6 +77,34 @@ async fn a_verified_ca_vouches_for_devices(hub: &TestHub) {
         connected.expect_alive().await;
         leaf.at(hub, &door).refuses(&connect("d"), 5).await;
     }
+}
+
+scenario!(a_deleted_ca_vouches_for_no_request);
+/// A connection that is kept proves no more than a new one.
+async fn a_deleted_ca_vouches_for_no_request(hub: &TestHub) {
+    let ca = Card::self_signed(authority("ca"));
+    let leaf = ca.sign(authority("between")).sign(named("d"));
+    register(hub, "d", &by_ca()).await;
+    let door = leaf.at(hub, &Door::websocket(hub));
+    let mut kept = Kept::over(raw::open_tls(door.address, &door.tls).await.expect("TLS"));
+    let target = format!("/devices/d/messages/deviceBound?{VERSION}");
+    assert_eq!(kept.ask("GET", &target, "", "", b"").await.status, 401);
+    verified(hub, "ca", &ca).await;
+    assert_eq!(kept.ask("GET", &target, "", "", b"").await.status, 204);
+    hub.client().certificate_delete("ca", "*").await.expect("deleted");
+    let out = async {
+        // The answer of before is good for a second yet.
+        let mut again = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            again.tick().await;
+            let answer = kept.ask("GET", &target, "", "", b"").await;
+            if answer.status != 204 {
+                return answer;
+            }
+        }
+    };
+    let answer = raw::within("a refusal", out).await;
+    assert_eq!((answer.status, &*answer.expect_refusal("deleted")), (401, "IotHubUnauthorized"));
 }
 
 scenario!(certificates_are_managed);
