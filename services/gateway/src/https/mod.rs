@@ -6,6 +6,7 @@ mod commands;
 mod device;
 mod frames;
 mod senders;
+mod spelling;
 mod status;
 mod telemetry;
 mod watch;
