@@ -239,6 +239,7 @@ fn message(json: &str) -> Result<Message<'_>, String> {
 mod tests {
     use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
+    use proptest::sample::Index;
 
     use super::*;
 
@@ -358,6 +359,28 @@ mod tests {
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = batch(&bytes);
             let _ = text(&bytes);
+        }
+
+        #[test]
+        fn what_is_taken_of_a_batch_is_no_more_than_it_says(
+            edits in proptest::collection::vec((any::<Index>(), any::<bool>(), any::<u8>()), 0..4),
+        ) {
+            let mut json = br#"[{"body":"YWI=","properties":{"iothub-app-$.a":"1","dt-subject":"s"}},
+                {"body":"ab","base64Encoded":false},{"body":"","properties":null}]"#.to_vec();
+            for (at, replaced, byte) in edits {
+                let at = at.index(json.len());
+                if replaced {
+                    json[at] = byte;
+                } else {
+                    json.remove(at);
+                }
+            }
+            let Ok(messages) = batch(&json) else { return Ok(()) };
+            prop_assert!(messages.iter().map(|message| message.body.len()).sum::<usize>() < json.len());
+            let names = messages.iter().flat_map(|message| &message.properties).map(|(name, _)| name);
+            for name in names.filter(|name| name.starts_with(SYSTEM_PREFIX)) {
+                prop_assert!(SYSTEM.iter().any(|(_, header)| header == name), "{name}");
+            }
         }
     }
 }
