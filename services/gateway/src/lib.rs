@@ -51,7 +51,8 @@ pub struct Config {
     pub https_port: u16,
     /// Connection threads; 0: as many as there are processors.
     pub workers: usize,
-    /// Devices that may be connecting at once; the next are told to come back (CONNACK 3).
+    /// Devices that may be authenticated at once, connecting or by HTTPS; the next are told to come
+    /// back (CONNACK 3, 503).
     pub max_connecting: usize,
     /// Connections each head keeps that have not finished TLS or not said who they are, and HTTPS
     /// connections without a request: when one more comes, the oldest is closed. 0: an eighth of

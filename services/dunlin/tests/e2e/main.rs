@@ -46,6 +46,7 @@ mod hostile_secrets;
 mod hostile_slow;
 mod hostile_web;
 mod https_commands;
+mod https_requests;
 mod https_telemetry;
 mod kill;
 mod kill_back_ends;
