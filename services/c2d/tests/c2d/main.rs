@@ -11,7 +11,7 @@ use dunlin_proto::status::from_status;
 use dunlin_proto::v1;
 use dunlin_proto::v1::c2d_client::C2dClient;
 use dunlin_proto::v1::device_link_server::{DeviceLink, DeviceLinkServer};
-use dunlin_runtime::{DeviceLinks, Mesh, MeshChannel, Role, Shutdown, mesh};
+use dunlin_runtime::{Clock, DeviceLinks, Mesh, MeshChannel, Role, Shutdown, mesh};
 use dunlin_storage::command_queue::SqliteCommandQueue;
 use dunlin_storage::device_store::{SqliteDeviceStore, StoredIdentity};
 use dunlin_storage::presence::MemoryPresence;
@@ -92,6 +92,7 @@ impl Hub {
             config,
             store: Arc::new(SqliteCommandQueue::new(sqlite)),
             links: DeviceLinks::new(mesh.clone(), presence.clone()),
+            clock: Clock::default(),
         });
         let component = built.expect("good settings");
         let link = DeviceLinkServer::new(Gateway { notes, failed: Arc::default() });
