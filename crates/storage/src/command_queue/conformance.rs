@@ -16,10 +16,13 @@ use crate::{DeviceStore, StoreError};
 mod checker;
 mod feedback;
 mod locks;
+pub mod model;
+mod watched;
 
 pub use checker::every_message_ends_once;
 pub use feedback::*;
 pub use locks::*;
+pub use watched::Watch;
 
 /// Two ports on the same data.
 #[derive(Clone)]
