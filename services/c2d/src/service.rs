@@ -77,9 +77,12 @@ impl v1::c2d_server::C2d for Service {
             let (now, rules) = (self.now(), self.rules());
             let leased =
                 self.store().command_lease(device.as_str(), epoch, tokens, LEASE_BYTES, now, rules);
-            let commands = leased.await.map_err(|error| self.failed(&device, error))?;
+            let leased = leased.await.map_err(|error| self.failed(&device, error))?;
+            if leased.returned {
+                self.notify(device.as_str());
+            }
             Ok(v1::LeaseCommandsResponse {
-                commands: commands.into_iter().map(leased_wire).collect(),
+                commands: leased.messages.into_iter().map(leased_wire).collect(),
                 lock_seconds: u32::try_from(rules.lock / 1_000).unwrap_or(u32::MAX),
             })
         };
@@ -102,10 +105,10 @@ impl v1::c2d_server::C2d for Service {
                 .command_settle(device.as_str(), request.epoch, &known, disposition, now, rules)
                 .await
                 .map_err(|error| self.failed(&device, error))?;
-            if disposition == Disposition::Abandon && settled.contains(&true) {
+            if settled.returned {
                 self.notify(device.as_str());
             }
-            let mut settled = settled.into_iter();
+            let mut settled = settled.held.into_iter();
             let settled =
                 tokens.iter().map(|token| token.is_some() && settled.next() == Some(true));
             Ok(v1::SettleCommandsResponse { settled: settled.collect() })

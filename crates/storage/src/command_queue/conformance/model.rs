@@ -1,7 +1,7 @@
 //! A model of a `CommandQueue`, too simple to be wrong. It is told of every call in the order in
 //! which they took effect, and fails where an answer is not the one it would have given.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::*;
 use crate::command_queue::FeedbackBatch;
@@ -69,6 +69,8 @@ pub struct Model {
     /// In their order.
     pub handed_out: Vec<HandedOut>,
     pub settled: Vec<Settled>,
+    /// Locks that ended with their connection.
+    pub taken_back: HashSet<LockToken>,
     /// Records of batches that were completed.
     pub told: Vec<Record>,
 }
@@ -149,11 +151,11 @@ impl Model {
         bytes: usize,
         now: i64,
         rules: &Rules,
-        got: &Result<Vec<Leased>, StoreError>,
+        got: &Result<Lease, StoreError>,
     ) {
         let queue = self.queue(device);
         if queue.messages.is_empty() {
-            assert_eq!(got.as_ref().expect("lease"), &[]);
+            assert_eq!(*got.as_ref().expect("lease"), Lease::default());
             return;
         }
         if epoch != 0 && epoch < queue.epoch {
@@ -163,13 +165,8 @@ impl Model {
             );
             return;
         }
-        self.look(device, now, rules);
-        self.each(device, now, |message| match message.lock {
-            Some((_, older, _)) if older != 0 && older < epoch => {
-                unlocked(message, true, now, rules)
-            }
-            _ => None,
-        });
+        let returned = self.look(device, now, rules);
+        self.take_back(device, |older| older != 0 && older < epoch, true, now, rules);
         let queue = self.queue(device);
         let free = queue.messages.iter_mut().filter(|message| message.lock.is_none());
         let (mut want, mut filled) = (Vec::new(), 0);
@@ -185,7 +182,9 @@ impl Model {
         if epoch != 0 && !want.is_empty() {
             queue.epoch = epoch;
         }
-        let got = got.as_ref().expect("lease").iter().map(|one| HandedOut {
+        let got = got.as_ref().expect("lease");
+        assert_eq!(got.returned, returned, "{device}");
+        let got = got.messages.iter().map(|one| HandedOut {
             device: device.to_owned(),
             epoch,
             id: one.command.message_id.clone().unwrap_or_default(),
@@ -206,10 +205,10 @@ impl Model {
         disposition: Disposition,
         now: i64,
         rules: &Rules,
-        got: &Result<Vec<bool>, StoreError>,
+        got: &Result<Settlement, StoreError>,
     ) {
-        self.look(device, now, rules);
-        let mut want = Vec::new();
+        let returned = self.look(device, now, rules);
+        let mut want = Settlement { held: Vec::new(), returned };
         for token in tokens.iter().copied() {
             let mut held = false;
             self.each(device, now, |message| match message.lock {
@@ -218,12 +217,16 @@ impl Model {
                     match disposition {
                         Disposition::Complete => Some(Outcome::Success),
                         Disposition::Reject => Some(Outcome::Rejected),
-                        Disposition::Abandon => unlocked(message, true, now, rules),
+                        Disposition::Abandon => {
+                            let end = unlocked(message, true, now, rules);
+                            want.returned |= end.is_none();
+                            end
+                        }
                     }
                 }
                 _ => None,
             });
-            want.push(held);
+            want.held.push(held);
             self.settled.push(Settled { token, epoch, disposition, held });
         }
         assert_eq!(*got.as_ref().expect("settle"), want, "{device} {epoch} {tokens:?}");
@@ -244,9 +247,27 @@ impl Model {
             return;
         }
         self.look(device, now, rules);
-        self.each(device, now, |message| {
-            if held(message) { unlocked(message, in_vain, now, rules) } else { None }
+        self.take_back(device, |by| by == epoch, in_vain, now, rules);
+    }
+
+    /// Ends the locks of these connections.
+    fn take_back(
+        &mut self,
+        device: &str,
+        whose: impl Fn(Epoch) -> bool,
+        in_vain: bool,
+        now: i64,
+        rules: &Rules,
+    ) {
+        let mut taken = Vec::new();
+        self.each(device, now, |message| match message.lock {
+            Some((token, epoch, _)) if whose(epoch) => {
+                taken.push(token);
+                unlocked(message, in_vain, now, rules)
+            }
+            _ => None,
         });
+        self.taken_back.extend(taken);
     }
 
     /// A sweep that had room for every device.

@@ -81,7 +81,7 @@ impl CommandQueue for Watched {
         bytes: usize,
         now: i64,
         rules: &Rules,
-    ) -> Result<Vec<Leased>, StoreError> {
+    ) -> Result<Lease, StoreError> {
         let (device, rules) = (device.to_owned(), rules.clone());
         self.call(move |port, mut model| async move {
             let lease = port.command_lease(&device, epoch, tokens.clone(), bytes, now, &rules);
@@ -100,7 +100,7 @@ impl CommandQueue for Watched {
         disposition: Disposition,
         now: i64,
         rules: &Rules,
-    ) -> Result<Vec<bool>, StoreError> {
+    ) -> Result<Settlement, StoreError> {
         let (device, tokens, rules) = (device.to_owned(), tokens.to_owned(), rules.clone());
         self.call(move |port, mut model| async move {
             let settle = port.command_settle(&device, epoch, &tokens, disposition, now, &rules);
