@@ -254,6 +254,8 @@ impl Client {
                 0 => by_request.push((token.to_string(), *disposition, *held)),
                 _ => {
                     assert_eq!(*disposition, Disposition::Complete, "{lock:?}");
+                    // What was acknowledged is settled before the next connection has its turn.
+                    assert!(*held || !model.taken_back.contains(token), "too late: {lock:?}");
                     completed.insert((*epoch, lock.id.clone()));
                 }
             }

@@ -1,12 +1,13 @@
 //! C2D messages over MQTT that come again, and must: lost connections, lost locks, and a role `c2d`
 //! that fails.
 
+use dunlin_model::Identity;
 use dunlin_proto::v1::Disposition;
 
 use crate::c2d_kit::Site;
 use crate::mqtt_commands::{acknowledge, listen};
 use crate::mqtt_kit::{Device, Door};
-use crate::raw::Raw;
+use crate::raw::{DISCONNECT, Raw};
 
 async fn listener(door: &Door, device: &Device) -> Raw {
     let mut raw = door.enter(&device.connect()).await;
@@ -43,6 +44,33 @@ async fn what_was_not_acknowledged_comes_again() {
     site.queues.until("completion", |state| state.left("d") == 0).await;
     let mut raw = site.door.resume(&device.connect()).await;
     raw.expect_alive().await;
+    site.stop().await;
+}
+
+/// Whoever comes next, also to another gateway or after a restart, waits for it.
+#[tokio::test]
+async fn a_connection_is_there_until_what_it_acknowledged_is_settled() {
+    let site = Site::start().await;
+    let device = Device::create(&site.hub, "d").await;
+    let mut raw = listener(&site.door, &device).await;
+    for text in ["1", "2"] {
+        site.send("d", text).await;
+    }
+    let first = raw.published().await;
+    assert_eq!(raw.published().await.text(), "2");
+    site.queues.hold_settles(true);
+    acknowledge(&mut raw, &first).await;
+    raw.send(&DISCONNECT).await;
+    site.queues.until("a settle call", |state| state.settles == 1).await;
+    let id = Identity::parse("d").expect("an id");
+    assert!(site.hub.stores().presence.holder(&id).await.expect("presence").is_some());
+    site.queues.hold_settles(false);
+    raw.expect_close().await;
+    assert_eq!(site.queues.state().settled, [(1, Disposition::Complete)]);
+    let mut next = site.door.resume(&device.connect()).await;
+    let message = next.published().await;
+    // It was given back in good order.
+    assert_eq!((message.text(), message.dup), ("2", false));
     site.stop().await;
 }
 
