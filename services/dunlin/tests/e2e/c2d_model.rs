@@ -89,7 +89,7 @@ async fn whatever_happens(setup: Setup) {
     for (id, by_request) in DEVICES.into_iter().zip(BY_REQUEST) {
         devices.push(Client::create(&hub, id, by_request, random.fork()).await);
     }
-    for _ in 0..LIVES {
+    for life in 0..LIVES {
         let [a, b, c] = &mut devices[..] else { unreachable!("three") };
         tokio::join!(
             back_end.run(&hub, STEPS),
@@ -97,6 +97,10 @@ async fn whatever_happens(setup: Setup) {
             b.run(&hub, STEPS),
             c.run(&hub, STEPS),
         );
+        if life % 2 == 0 {
+            // What is locked comes back, and nobody asks for it.
+            back_end.let_locks_end();
+        }
         for device in &mut devices {
             device.come_to_rest(&watch, &time).await;
         }
