@@ -50,9 +50,9 @@ pub async fn run<F: Filter>(
     let end = poll_fn(|cx| connection.poll(io, worker, cx)).await;
     close(&connection, end, worker);
     if connection.has_leases() {
-        // Boxed: most connections never come here with any.
-        let given_back = Box::pin(connection.give_leases_back());
-        let _ = tokio::time::timeout(GIVING_BACK, given_back).await;
+        // Boxed, timer and all: an idle connection has no room kept for it.
+        let given_back = tokio::time::timeout(GIVING_BACK, connection.give_leases_back());
+        let _ = Box::pin(given_back).await;
     }
     drop(reservation);
     Some(end)
