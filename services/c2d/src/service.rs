@@ -8,8 +8,7 @@ use dunlin_model::command::{Disposition, LockToken};
 use dunlin_model::{Command, ErrorCode, HubError, Identity};
 use dunlin_proto::status::to_status;
 use dunlin_proto::v1;
-use dunlin_runtime::DeviceLinks;
-use dunlin_runtime::clock::unix_millis;
+use dunlin_runtime::{Clock, DeviceLinks};
 use dunlin_storage::command_queue::{FeedbackBatch, FeedbackRecord, Leased, Rules};
 use dunlin_storage::{CommandQueue, StoreError};
 use tokio::time::sleep;
@@ -38,6 +37,7 @@ struct Shared {
     default_ttl: i64,
     store: Arc<dyn CommandQueue>,
     links: DeviceLinks,
+    clock: Clock,
 }
 
 fn answer<T>(result: Result<T, HubError>) -> Answer<T> {
@@ -74,12 +74,15 @@ impl v1::c2d_server::C2d for Service {
         let lease = async {
             let device = device(&device_id)?;
             let tokens = (0..most.min(LEASE)).map(|_| random::token()).collect();
-            let (now, rules) = (unix_millis(), self.rules());
+            let (now, rules) = (self.now(), self.rules());
             let leased =
                 self.store().command_lease(device.as_str(), epoch, tokens, LEASE_BYTES, now, rules);
-            let commands = leased.await.map_err(|error| self.failed(&device, error))?;
+            let leased = leased.await.map_err(|error| self.failed(&device, error))?;
+            if leased.returned {
+                self.notify(device.as_str());
+            }
             Ok(v1::LeaseCommandsResponse {
-                commands: commands.into_iter().map(leased_wire).collect(),
+                commands: leased.messages.into_iter().map(leased_wire).collect(),
                 lock_seconds: u32::try_from(rules.lock / 1_000).unwrap_or(u32::MAX),
             })
         };
@@ -97,15 +100,15 @@ impl v1::c2d_server::C2d for Service {
             let tokens: Vec<Option<LockToken>> =
                 request.lock_tokens.iter().map(|text| text.parse().ok()).collect();
             let known: Vec<_> = tokens.iter().flatten().copied().collect();
-            let (store, now, rules) = (self.store(), unix_millis(), self.rules());
+            let (store, now, rules) = (self.store(), self.now(), self.rules());
             let settled = store
                 .command_settle(device.as_str(), request.epoch, &known, disposition, now, rules)
                 .await
                 .map_err(|error| self.failed(&device, error))?;
-            if disposition == Disposition::Abandon && settled.contains(&true) {
+            if settled.returned {
                 self.notify(device.as_str());
             }
-            let mut settled = settled.into_iter();
+            let mut settled = settled.held.into_iter();
             let settled =
                 tokens.iter().map(|token| token.is_some() && settled.next() == Some(true));
             Ok(v1::SettleCommandsResponse { settled: settled.collect() })
@@ -120,7 +123,7 @@ impl v1::c2d_server::C2d for Service {
         let v1::ReleaseCommandsRequest { device_id, epoch, lost } = request.into_inner();
         let release = async {
             let device = device(&device_id)?;
-            let (now, rules) = (unix_millis(), self.rules());
+            let (now, rules) = (self.now(), self.rules());
             let released = self.store().command_release(device.as_str(), epoch, lost, now, rules);
             released.await.map_err(|error| self.failed(&device, error))?;
             Ok(v1::ReleaseCommandsResponse {})
@@ -134,7 +137,7 @@ impl v1::c2d_server::C2d for Service {
     ) -> Answer<v1::PurgeCommandsResponse> {
         let purge = async {
             let device = device(&request.into_inner().device_id)?;
-            let purged = self.store().command_purge(device.as_str(), unix_millis(), self.rules());
+            let purged = self.store().command_purge(device.as_str(), self.now(), self.rules());
             let purged = purged.await.map_err(|error| self.failed(&device, error))?;
             Ok(v1::PurgeCommandsResponse { purged })
         };
@@ -147,7 +150,7 @@ impl v1::c2d_server::C2d for Service {
     ) -> Answer<v1::CountCommandsResponse> {
         let count = async {
             let device = device(&request.into_inner().device_id)?;
-            let count = self.store().command_count(device.as_str(), unix_millis(), self.rules());
+            let count = self.store().command_count(device.as_str(), self.now(), self.rules());
             let count = count.await.map_err(|error| self.failed(&device, error))?;
             Ok(v1::CountCommandsResponse { count })
         };
@@ -159,7 +162,7 @@ impl v1::c2d_server::C2d for Service {
         _: Request<v1::LeaseFeedbackRequest>,
     ) -> Answer<v1::LeaseFeedbackResponse> {
         let rules = &self.rules().feedback;
-        let leased = self.store().feedback_lease(random::token(), unix_millis(), rules).await;
+        let leased = self.store().feedback_lease(random::token(), self.now(), rules).await;
         let batch = leased.map(|batch| batch.map(batch_wire)).map_err(store_failed);
         answer(batch.map(|batch| v1::LeaseFeedbackResponse { batch }))
     }
@@ -173,8 +176,7 @@ impl v1::c2d_server::C2d for Service {
             let disposition = Disposition::try_from(request.disposition())?;
             let token = request.lock_token.parse()?;
             let rules = &self.rules().feedback;
-            let settled =
-                self.store().feedback_settle(token, disposition, unix_millis(), rules).await;
+            let settled = self.store().feedback_settle(token, disposition, self.now(), rules).await;
             match settled.map_err(store_failed)? {
                 true => Ok(v1::SettleFeedbackResponse {}),
                 false => Err(lock_lost("the lock of this feedback is over: read it again")),
@@ -186,13 +188,17 @@ impl v1::c2d_server::C2d for Service {
 
 impl Service {
     pub(crate) fn new(context: Context) -> Result<Self, BuildError> {
-        let Context { config, store, links } = context;
+        let Context { config, store, links, clock } = context;
         let (rules, default_ttl) = (config.rules()?, millis(config.default_ttl_seconds));
-        Ok(Self(Arc::new(Shared { rules, default_ttl, store, links })))
+        Ok(Self(Arc::new(Shared { rules, default_ttl, store, links, clock })))
     }
 
     pub(crate) fn store(&self) -> &dyn CommandQueue {
         &*self.0.store
+    }
+
+    pub(crate) fn now(&self) -> i64 {
+        self.0.clock.unix_millis()
     }
 
     pub(crate) fn rules(&self) -> &Rules {
@@ -201,7 +207,7 @@ impl Service {
 
     /// Returns the id of the message.
     async fn send(self, device: Identity, mut command: Command) -> Result<String, HubError> {
-        let now = unix_millis();
+        let now = self.now();
         let given = command.message_id.take().filter(|id| !id.is_empty());
         let message_id = given.unwrap_or_else(|| random::token().to_string());
         command.message_id = Some(message_id.clone());

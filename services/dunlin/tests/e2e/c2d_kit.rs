@@ -27,6 +27,8 @@ pub struct Queues {
     calls: watch::Sender<usize>,
     /// Whether lease calls wait.
     held: watch::Sender<bool>,
+    /// Whether settle calls wait.
+    settles_held: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -38,6 +40,8 @@ pub struct State {
     /// Calls that have been answered.
     pub leases: usize,
     pub releases: usize,
+    /// Settle calls that have come.
+    pub settles: usize,
     /// What has become of messages, in order; of lost locks nothing.
     pub settled: Vec<(u64, Disposition)>,
     pub lost: usize,
@@ -101,6 +105,10 @@ impl Queues {
         self.held.send_replace(held);
     }
 
+    pub fn hold_settles(&self, held: bool) {
+        self.settles_held.send_replace(held);
+    }
+
     /// Waits for calls to have had that effect.
     pub async fn until(&self, what: &str, mut is_so: impl FnMut(&State) -> bool) {
         let mut calls = self.calls.subscribe();
@@ -145,6 +153,8 @@ impl C2d for Queues {
     ) -> Result<Response<v1::SettleCommandsResponse>, Status> {
         let disposition = request.get_ref().disposition();
         let v1::SettleCommandsRequest { device_id, lock_tokens, .. } = request.into_inner();
+        self.called(|state| state.settles += 1);
+        let _ = self.settles_held.subscribe().wait_for(|held| !held).await;
         self.called(|state| {
             state.check()?;
             let settled = lock_tokens.iter().map(|lock| {
@@ -239,8 +249,9 @@ pub struct Site {
 impl Site {
     pub async fn start() -> Self {
         let hub = TestHub::all_in_one().await;
-        let (calls, held) = (watch::channel(0).0, watch::channel(false).0);
-        let queues = Queues { state: Arc::default(), calls, held };
+        let [held, settles_held] = [(); 2].map(|()| watch::channel(false).0);
+        let queues =
+            Queues { state: Arc::default(), calls: watch::channel(0).0, held, settles_held };
         let mesh = Mesh::new(mesh::Config::default(), &[Role::C2d], Handle::current());
         mesh.attach(
             axum::Router::new()
