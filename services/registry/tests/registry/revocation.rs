@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dunlin_model::Identity;
 use dunlin_proto::v1::device_link_server::{DeviceLink, DeviceLinkServer};
-use dunlin_storage::presence::{Claim, Epoch, Holder};
+use dunlin_storage::presence::{Claim, Epoch, Holder, Renewed};
 use dunlin_storage::{DeviceStore, Presence, StoreError};
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
@@ -50,6 +50,22 @@ impl Presence for Flaky {
     async fn revoke(&self, id: &Identity, version: u64) -> Result<Option<Holder>, StoreError> {
         self.fails()?;
         self.inner.revoke(id, version).await
+    }
+
+    async fn node_renew(&self, node: &str) -> Result<Renewed, StoreError> {
+        self.inner.node_renew(node).await
+    }
+
+    async fn node_lives(&self, node: &str) -> Result<bool, StoreError> {
+        self.inner.node_lives(node).await
+    }
+
+    async fn restore(
+        &self,
+        node: &str,
+        held: &[(Identity, Epoch)],
+    ) -> Result<Vec<Identity>, StoreError> {
+        self.inner.restore(node, held).await
     }
 }
 
