@@ -82,6 +82,10 @@ fn advice(error: &ClientError) -> (&'static str, u8) {
             "ThrottlingException" | "ServerBusy" | "ServiceUnavailable" => {
                 ("\nthe hub is busy or starting: try again in a while", 1)
             }
+            // What a device is told, which here has a good token.
+            "IotHubUnauthorized" if message.contains("valid for this identity") => {
+                ("\n`dunlin device show -d ID` shows whether it is disabled", 1)
+            }
             "IotHubUnauthorized" | "IotHubUnauthorizedAccess" => {
                 ("\ncheck the policy and key of --login (or DUNLIN_LOGIN)", 1)
             }
