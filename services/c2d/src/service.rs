@@ -23,8 +23,9 @@ type Answer<T> = Result<Response<T>, Status>;
 /// Messages in one answer at most, whatever is asked for.
 const LEASE: u32 = 1_000;
 
-/// Bytes after which an answer has no further message: a message between roles has 4 MB at most.
-const LEASE_BYTES: usize = 3 << 20;
+/// Bytes after which an answer has no further message. They are what a device that takes nothing
+/// leaves in its gateway's memory, and a queue may hold 3 MB.
+const LEASE_BYTES: usize = 128 << 10;
 
 /// Seconds after a gateway that could not be told, until the next try. A device that is connected
 /// all the while would not ask by itself.
@@ -73,12 +74,15 @@ impl v1::c2d_server::C2d for Service {
         let v1::LeaseCommandsRequest { device_id, epoch, most } = request.into_inner();
         let lease = async {
             let device = device(&device_id)?;
-            let tokens = (0..most.min(LEASE)).map(|_| random::token()).collect();
+            let tokens: Vec<_> = (0..most.min(LEASE)).map(|_| random::token()).collect();
+            let asked = tokens.len();
             let (now, rules) = (unix_millis(), self.rules());
             let leased =
                 self.store().command_lease(device.as_str(), epoch, tokens, LEASE_BYTES, now, rules);
             let commands = leased.await.map_err(|error| self.failed(&device, error))?;
+            let bytes: usize = commands.iter().map(|leased| leased.command.weight()).sum();
             Ok(v1::LeaseCommandsResponse {
+                more: commands.len() == asked || bytes >= LEASE_BYTES,
                 commands: commands.into_iter().map(leased_wire).collect(),
                 lock_seconds: u32::try_from(rules.lock / 1_000).unwrap_or(u32::MAX),
             })

@@ -19,14 +19,18 @@ use tonic::{Request, Response, Status};
 use crate::mqtt_kit::{Door, beside, door_beside};
 use crate::raw::within;
 
+/// Messages in one answer: fewer than a device may have on their way.
+const AT_ONCE: usize = 8;
+
 /// Queues of devices, as the tests and the role see them.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Queues {
     state: Arc<Mutex<State>>,
     /// Changes with every call.
     calls: watch::Sender<usize>,
-    /// Whether lease calls wait.
+    /// Whether lease calls wait, and whether those that settle do.
     held: watch::Sender<bool>,
+    unsettled: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -68,6 +72,12 @@ impl State {
     pub fn left(&self, device: &str) -> usize {
         self.queues.get(device).map_or(0, Vec::len)
     }
+
+    /// Of those that nobody holds, how often they were handed out in vain.
+    pub fn waiting(&self, device: &str) -> Vec<u32> {
+        let free = self.queues.get(device).into_iter().flatten();
+        free.filter(|entry| entry.holder.is_none()).map(|one| one.leased.delivery_count).collect()
+    }
 }
 
 impl Queues {
@@ -101,6 +111,10 @@ impl Queues {
         self.held.send_replace(held);
     }
 
+    pub fn hold_settling(&self, held: bool) {
+        self.unsettled.send_replace(held);
+    }
+
     /// Waits for calls to have had that effect.
     pub async fn until(&self, what: &str, mut is_so: impl FnMut(&State) -> bool) {
         let mut calls = self.calls.subscribe();
@@ -128,14 +142,15 @@ impl C2d for Queues {
             let queue = state.queues.entry(device_id).or_default();
             let older = |entry: &&mut Entry| (1..epoch).contains(&entry.holder.unwrap_or_default());
             queue.iter_mut().filter(older).for_each(Entry::lose);
-            let free = queue.iter_mut().filter(|entry| entry.holder.is_none());
-            let commands = free.take(most as usize).map(|entry| {
+            let mut free = queue.iter_mut().filter(|entry| entry.holder.is_none());
+            let commands = free.by_ref().take((most as usize).min(AT_ONCE)).map(|entry| {
                 entry.holder = Some(epoch);
                 entry.leased.lock_token = guid();
                 entry.leased.clone()
             });
             let commands = commands.collect();
-            Ok(Response::new(v1::LeaseCommandsResponse { commands, lock_seconds: 60 }))
+            let more = free.next().is_some();
+            Ok(Response::new(v1::LeaseCommandsResponse { commands, lock_seconds: 60, more }))
         })
     }
 
@@ -145,6 +160,7 @@ impl C2d for Queues {
     ) -> Result<Response<v1::SettleCommandsResponse>, Status> {
         let disposition = request.get_ref().disposition();
         let v1::SettleCommandsRequest { device_id, lock_tokens, .. } = request.into_inner();
+        let _ = self.unsettled.subscribe().wait_for(|held| !held).await;
         self.called(|state| {
             state.check()?;
             let settled = lock_tokens.iter().map(|lock| {
@@ -239,8 +255,7 @@ pub struct Site {
 impl Site {
     pub async fn start() -> Self {
         let hub = TestHub::all_in_one().await;
-        let (calls, held) = (watch::channel(0).0, watch::channel(false).0);
-        let queues = Queues { state: Arc::default(), calls, held };
+        let queues = Queues::default();
         let mesh = Mesh::new(mesh::Config::default(), &[Role::C2d], Handle::current());
         mesh.attach(
             axum::Router::new()
