@@ -2,20 +2,18 @@
 //! tokens, to know the time, and to tell the device.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use dunlin_model::command::{Disposition, LockToken};
 use dunlin_model::{Command, ErrorCode, HubError, Identity};
 use dunlin_proto::status::to_status;
 use dunlin_proto::v1;
-use dunlin_runtime::DeviceLinks;
 use dunlin_runtime::clock::unix_millis;
 use dunlin_storage::command_queue::{FeedbackBatch, FeedbackRecord, Leased, Rules};
 use dunlin_storage::{CommandQueue, StoreError};
-use tokio::time::sleep;
 use tonic::{Request, Response, Status};
-use tracing::{error, warn};
+use tracing::error;
 
+use crate::tells::Tells;
 use crate::{BuildError, Context, millis, random};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -27,10 +25,6 @@ const LEASE: u32 = 1_000;
 /// leaves in its gateway's memory, and a queue may hold 3 MB.
 const LEASE_BYTES: usize = 128 << 10;
 
-/// Seconds after a gateway that could not be told, until the next try. A device that is connected
-/// all the while would not ask by itself.
-const NOTIFY_AGAIN: [u64; 5] = [1, 2, 4, 8, 16];
-
 #[derive(Clone)]
 pub(crate) struct Service(Arc<Shared>);
 
@@ -38,7 +32,7 @@ struct Shared {
     rules: Rules,
     default_ttl: i64,
     store: Arc<dyn CommandQueue>,
-    links: DeviceLinks,
+    tells: Tells,
 }
 
 fn answer<T>(result: Result<T, HubError>) -> Answer<T> {
@@ -107,7 +101,7 @@ impl v1::c2d_server::C2d for Service {
                 .await
                 .map_err(|error| self.failed(&device, error))?;
             if disposition == Disposition::Abandon && settled.contains(&true) {
-                self.notify(device.as_str());
+                self.tells().tell(device.as_str());
             }
             let mut settled = settled.into_iter();
             let settled =
@@ -192,11 +186,15 @@ impl Service {
     pub(crate) fn new(context: Context) -> Result<Self, BuildError> {
         let Context { config, store, links } = context;
         let (rules, default_ttl) = (config.rules()?, millis(config.default_ttl_seconds));
-        Ok(Self(Arc::new(Shared { rules, default_ttl, store, links })))
+        Ok(Self(Arc::new(Shared { rules, default_ttl, store, tells: Tells::new(links) })))
     }
 
     pub(crate) fn store(&self) -> &dyn CommandQueue {
         &*self.0.store
+    }
+
+    pub(crate) fn tells(&self) -> &Tells {
+        &self.0.tells
     }
 
     pub(crate) fn rules(&self) -> &Rules {
@@ -213,22 +211,8 @@ impl Service {
         command.expires.get_or_insert(now + self.0.default_ttl);
         let sent = self.store().command_send(device.as_str(), command, now, self.rules()).await;
         sent.map_err(|error| self.failed(&device, error))?;
-        self.notify(device.as_str());
+        self.tells().tell(device.as_str());
         Ok(message_id)
-    }
-
-    /// Tells a connected device that there is something for it; nobody waits for that. One that is
-    /// not connected asks when it is.
-    pub(crate) fn notify(&self, device: &str) {
-        let (links, device) = (self.0.links.clone(), device.to_owned());
-        tokio::spawn(async move {
-            for pause in NOTIFY_AGAIN {
-                let told = async { links.notify_commands(&Identity::device(&device)?).await };
-                let Err(error) = told.await else { return };
-                warn!(device, %error, "a device was not told of its C2D messages");
-                sleep(Duration::from_secs(pause)).await;
-            }
-        });
     }
 
     fn failed(&self, device: &Identity, error: StoreError) -> HubError {
