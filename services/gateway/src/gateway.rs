@@ -15,6 +15,7 @@ use dunlin_storage::presence::{Claim, Epoch, Holder};
 use dunlin_storage::{EventLog, Presence};
 use tokio::runtime::Handle;
 
+use crate::commands::LeaseCount;
 use crate::https::Senders;
 use crate::reports::Reports;
 use crate::session::{Claimant, DeviceSession};
@@ -47,6 +48,8 @@ pub struct Gateway {
     /// What the registry is still to be told of connections.
     pub reports: Reports,
     pub sessions: Sessions,
+    /// What connections have leased of C2D messages.
+    pub leases: LeaseCount,
     /// Whose HTTPS requests are let in without asking again.
     pub senders: Senders,
     pub runtime: Handle,

@@ -147,6 +147,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         claims: Turns::default(),
         reports: reports::Reports::default(),
         sessions: sessions::Sessions::default(),
+        leases: commands::LeaseCount::default(),
         senders: https::Senders::default(),
         runtime: Handle::current(),
         serials: AtomicU32::new(0),
@@ -164,8 +165,9 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         run: Box::new(|shutdown| {
             Box::pin(async move {
                 let keeper = sessions::Keeper::start(told.clone());
-                let reporter = reports::Reporter::start(told);
+                let reporter = reports::Reporter::start(told.clone());
                 let ended = server.run(shutdown).await;
+                told.commands_given_back().await;
                 keeper.finish().await;
                 reporter.finish().await;
                 ended

@@ -1,6 +1,8 @@
 //! C2D messages over MQTT that come again, and must: lost connections, lost locks, takeovers, and a
 //! role `c2d` that fails.
 
+use std::time::Duration;
+
 use dunlin_proto::v1::Disposition;
 use tokio::task::JoinSet;
 
@@ -99,6 +101,33 @@ async fn a_role_that_fails_is_asked_again() {
     site.send("d", "2").await;
     assert_eq!(raw.published().await.text(), "2");
     site.stop().await;
+}
+
+/// SIGTERM just when a PUBACK has come.
+#[tokio::test]
+async fn a_hub_that_stops_settles_and_gives_back() {
+    let site = Site::start().await;
+    let device = Device::create(&site.hub, "d").await;
+    let mut raw = listener(&site.door, &device).await;
+    for text in ["1", "2"] {
+        site.send("d", text).await;
+    }
+    let first = raw.published().await;
+    assert_eq!(raw.published().await.text(), "2");
+    site.queues.hold_settling(true);
+    acknowledge(&mut raw, &first).await;
+    raw.expect_alive().await;
+    let Site { hub, beside, queues, .. } = site;
+    let mut stopped = tokio::spawn(beside.stop());
+    raw.expect_close().await;
+    // It has five seconds, and would be over at once.
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut stopped).await;
+    assert!(early.is_err(), "it does not wait");
+    queues.hold_settling(false);
+    stopped.await.expect("stopped");
+    assert_eq!(queues.state().settled, [(1, Disposition::Complete)]);
+    assert_eq!(queues.state().waiting("d"), [0], "the hub's stopping is not in vain");
+    hub.stop().await;
 }
 
 /// Each connection takes over from one that is still there, which may have a message unacknowledged
