@@ -68,7 +68,7 @@ impl v1::c2d_server::C2d for Service {
         let v1::LeaseCommandsRequest { device_id, epoch, most } = request.into_inner();
         let lease = async {
             let device = device(&device_id)?;
-            let tokens: Vec<_> = (0..most.min(LEASE)).map(|_| random::token()).collect();
+            let tokens = random::tokens(most.min(LEASE));
             let asked = tokens.len();
             let (now, rules) = (unix_millis(), self.rules());
             let leased =

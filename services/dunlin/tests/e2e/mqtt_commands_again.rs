@@ -130,6 +130,26 @@ async fn a_hub_that_stops_settles_and_gives_back() {
     hub.stop().await;
 }
 
+/// SIGTERM while messages are being fetched.
+#[tokio::test]
+async fn a_hub_that_stops_gives_back_what_comes_too_late() {
+    let site = Site::start().await;
+    let device = Device::create(&site.hub, "d").await;
+    let mut raw = listener(&site.door, &device).await;
+    site.queues.until("no lease call", |state| state.leases == 1).await;
+    site.queues.hold_leases(true);
+    site.send("d", "1").await;
+    raw.expect_alive().await;
+    let Site { hub, beside, queues, .. } = site;
+    let stopped = tokio::spawn(beside.stop());
+    raw.expect_close().await;
+    queues.hold_leases(false);
+    stopped.await.expect("stopped");
+    assert_eq!(queues.state().leases, 2);
+    assert_eq!(queues.state().waiting("d"), [0]);
+    hub.stop().await;
+}
+
 /// Each connection takes over from one that is still there, which may have a message unacknowledged
 /// and whose settling may still be under way.
 #[tokio::test(flavor = "multi_thread")]
