@@ -92,7 +92,8 @@ pub(super) struct SendArgs {
     /// Of which ends to hear by `dunlin feedback monitor`.
     #[arg(long, default_value = "none")]
     ack: Ack,
-    /// Print feedback as `dunlin feedback monitor` does, until that on this message has come.
+    /// Print feedback as `dunlin feedback monitor` does, until that on this message has come: with
+    /// --ack full it comes whatever its end.
     #[arg(long, short = 'w')]
     wait: bool,
     /// Application properties, as 'k=v;k=v'.

@@ -75,6 +75,9 @@ fn advice(error: &ClientError) -> (&'static str, u8) {
             "DeviceMaximumQueueDepthExceeded" => {
                 ("\n`dunlin c2d purge -d ID` empties it; c2d.depth in the hub's configuration", 1)
             }
+            "InvalidMessageExpiryTime" => {
+                ("\n--expiry-time-utc is in milliseconds: `date +%s%3N` is now", 1)
+            }
             "DeviceMessageLockLost" => {
                 ("\nit was held for too long, or is settled: receive it again", 1)
             }

@@ -36,7 +36,9 @@ fn messages_are_sent_and_purged_and_their_ends_told() {
     bad(&send(&data, &["--data", "x", "--props", "x"]), 2, "--props");
     bad(&send(&data, &["--data", "x", "--message-id", "a\nb"]), 2, "--message-id");
     bad(&send(&data, &["--data", "x", "--wait"]), 2, "--ack");
-    bad(&send(&data, &["--data", "x", "--expiry-time-utc", "1"]), 1, "InvalidMessageExpiryTime");
+    let late = send(&data, &["--data", "x", "--expiry-time-utc", "1"]);
+    bad(&late, 1, "InvalidMessageExpiryTime");
+    bad(&late, 1, "milliseconds");
     bad(&send(&data, &["--data-file-path", "/no/such"]), 2, "/no/such");
     let all =
         ["--data", "hi", "--mid", "m1", "--ack", "full", "--props", "K=v;b=", "--ct", "text/plain"];
