@@ -181,7 +181,7 @@ fn messages_are_received_and_settled_from_the_command_line() {
     let c2d =
         |command: &str, more: &[&str]| ask(&data, &[&["c2d", command, "-d", "d"], more].concat());
     assert_eq!(good(&c2d("receive", &[])), "", "there is none");
-    for id in ["1", "2", "3"] {
+    for id in ["1", "2", "3", "4"] {
         let all = ["--data", "hi", "--mid", id, "--ack", "full", "--props", "k=v"];
         good(&send(&data, &all));
     }
@@ -201,6 +201,8 @@ fn messages_are_received_and_settled_from_the_command_line() {
     let third = receive(&["--abandon"]);
     assert_eq!(third["properties"]["system"]["iothub-messageid"], "3");
     assert_eq!(receive(&["--complete"])["properties"]["system"]["iothub-messageid"], "3");
+    let fourth = receive(&[]);
+    good(&c2d("reject", &["--etag", fourth["etag"].as_str().expect("a lock")]));
     let told = good(&ask(&data, &["feedback", "monitor", "--timeout", "0", "--json"]));
     let told: Vec<Value> =
         told.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -208,8 +210,8 @@ fn messages_are_received_and_settled_from_the_command_line() {
         .iter()
         .map(|one| (one["originalMessageId"].as_str(), one["statusCode"].as_str()))
         .collect();
-    let success = Some("Success");
-    assert_eq!(ends, [(Some("2"), Some("Rejected")), (Some("1"), success), (Some("3"), success)]);
+    let want = [("2", "Rejected"), ("1", "Success"), ("3", "Success"), ("4", "Rejected")];
+    assert_eq!(ends, want.map(|(id, end)| (Some(id), Some(end))));
     // Not `d`, which is still known: for a second.
     good(&ask(&data, &["device", "create", "-d", "e"]));
     good(&ask(&data, &["device", "update", "-d", "e", "--status", "disabled"]));
