@@ -8,6 +8,8 @@ mod fuzz;
 mod prepare;
 mod process;
 mod sdk;
+mod server;
+mod servers;
 mod suite;
 mod workspace;
 

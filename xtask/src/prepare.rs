@@ -43,7 +43,7 @@ fn command(line: &[&str]) -> Command {
     command
 }
 
-fn succeed(command: &mut Command, what: &str) -> Result<()> {
+pub fn succeed(command: &mut Command, what: &str) -> Result<()> {
     if run_shown(command)? { Ok(()) } else { Err(format!("cannot {what}: see above")) }
 }
 
@@ -144,7 +144,7 @@ fn node_modules(source: &Path, home: &Path) -> Result<()> {
 }
 
 /// Runs `build` unless `folder` was built for `wanted` before.
-fn with_stamp(folder: &Path, wanted: &str, build: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn with_stamp(folder: &Path, wanted: &str, build: impl FnOnce() -> Result<()>) -> Result<()> {
     let stamp = folder.join("stamp");
     if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
         return Ok(());

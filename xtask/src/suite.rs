@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::counts::{self, Counts};
+use crate::servers::{self, Servers};
 use crate::{Result, prepare, process, sdk, workspace};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +122,7 @@ fn perform(step: Step, options: &Options, counts: &mut Counts) -> Result<bool> {
         }
     };
     match step {
-        Step::Prepare => prepare::run().map(|()| true),
+        Step::Prepare => prepare::run().and_then(|()| servers::prepare()).map(|()| true),
         Step::Fmt => process::run_shown(cargo(&["fmt", "--all", "--check"])?.args(args)),
         Step::Clippy => {
             let mut clippy = cargo(&["clippy", "--workspace", "--all-targets"])?;
@@ -129,7 +130,10 @@ fn perform(step: Step, options: &Options, counts: &mut Counts) -> Result<bool> {
         }
         // One failing test binary does not hide the next.
         Step::Cargo => {
-            process::run(cargo(&["test", "--workspace", "--no-fail-fast"])?.args(args), &mut count)
+            let servers = Servers::start()?;
+            let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"])?;
+            servers.show(&mut tests);
+            process::run(tests.args(args), &mut count)
         }
         Step::Sdk => {
             let built = options.only.is_none();

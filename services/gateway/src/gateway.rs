@@ -141,6 +141,10 @@ impl Gateway {
     async fn see_off(self: &Arc<Self>, identity: &Identity, former: &Holder) {
         let reason = ErrorCode::ConnectionForcefullyClosedOnNewConnection;
         let Err(error) = self.links.disconnect(identity, former, reason).await else { return };
+        if let Ok(false) = self.presence.node_lives(&former.node).await {
+            tracing::debug!(%identity, node = former.node, "former holder is dead");
+            return;
+        }
         tracing::warn!(%identity, node = former.node, %error, "former holder is away");
         let (gateway, identity, former) = (self.clone(), identity.clone(), former.clone());
         self.runtime.spawn(async move {

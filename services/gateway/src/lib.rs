@@ -4,6 +4,7 @@
 mod commands;
 mod gateway;
 mod https;
+mod lease;
 mod link;
 mod lobby;
 mod mqtt;
@@ -135,7 +136,8 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
     let tls = tls::TlsServer::new(tls)?;
     let gateway = Arc::new(Gateway {
         hostnames,
-        node: mesh.node().to_owned(),
+        // One life of this process: what is said of an earlier one is not said of this.
+        node: format!("{}#{:08x}", mesh.node(), fastrand::u32(..)),
         registry: mesh.channel(Role::Registry)?,
         api: mesh.channel(Role::Api)?,
         twins: mesh.channel(Role::Twins)?,
@@ -165,9 +167,11 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         run: Box::new(|shutdown| {
             Box::pin(async move {
                 let keeper = sessions::Keeper::start(told.clone());
+                let lease = lease::Lease::start(told.clone());
                 let reporter = reports::Reporter::start(told.clone());
                 let ended = server.run(shutdown).await;
                 told.commands_given_back().await;
+                lease.finish().await;
                 keeper.finish().await;
                 reporter.finish().await;
                 ended

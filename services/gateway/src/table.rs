@@ -83,6 +83,17 @@ impl Table {
         Some(entry.address.clone())
     }
 
+    /// Every connection that is settled.
+    pub fn held(&self) -> Vec<(Identity, Epoch)> {
+        let mut held = Vec::new();
+        for Shard(shard) in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let settled = shard.iter().filter(|(_, entry)| entry.epoch != 0);
+            held.extend(settled.map(|(id, entry)| (id.clone(), entry.epoch)));
+        }
+        held
+    }
+
     /// Gives the slot up, if it is still this connection's.
     pub fn remove(&self, id: &Identity, key: u64) {
         let mut shard = self.shard(id);
@@ -118,6 +129,8 @@ mod tests {
         assert!(table.find(&id, 10).is_none());
         assert_eq!(table.find(&id, 12).expect("connected").key, 2);
         assert_eq!(table.connected(&id, 12).expect("connected").key, 2);
+        table.take(&Identity::parse("e").expect("an id"), address(3));
+        assert_eq!(table.held(), [(id.clone(), 12)], "not who is still being claimed");
         assert!(table.connected(&id, 13).is_none());
         table.remove(&id, 2);
         assert!(table.find(&id, 12).is_none());

@@ -1,81 +1,15 @@
-//! The servers that are measured: started here, waited for, and ended here.
+//! The servers that are measured.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use super::{Bench, on_processor, text};
-use crate::process::{output, run_shown, succeeds};
-use crate::{Result, process};
-
-/// How long a server may take to start or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks whether it is ready.
-const LOOK: Duration = Duration::from_micros(500);
-
-/// A server process; killed when dropped.
-pub struct Server {
-    name: &'static str,
-    child: Child,
-    /// When it was started.
-    pub since: Instant,
-}
-
-impl Server {
-    fn start(name: &'static str, command: &mut Command, log: &Path) -> Result<Self> {
-        let log = fs::File::create(log).map_err(|error| format!("cannot write a log: {error}"))?;
-        let copy = log.try_clone().map_err(|error| format!("cannot write a log: {error}"))?;
-        command.stdin(Stdio::null()).stdout(log).stderr(copy);
-        let since = Instant::now();
-        let child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
-        Ok(Self { name, child, since })
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Waits until `ready` says so; how long that took from the start of the process.
-    fn ready(&mut self, mut ready: impl FnMut() -> bool) -> Result<Duration> {
-        while !ready() {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(format!("{} ended: {status}; see its log", self.name));
-            }
-            if self.since.elapsed() > PATIENCE {
-                return Err(format!("{} is not ready after {PATIENCE:?}; see its log", self.name));
-            }
-            thread::sleep(LOOK);
-        }
-        Ok(self.since.elapsed())
-    }
-
-    /// Asks it to end and waits for that.
-    pub fn stop(mut self) -> Result<()> {
-        succeeds(Command::new("sh").args(["-c", "kill $0", &self.pid().to_string()]));
-        let asked = Instant::now();
-        while asked.elapsed() < PATIENCE {
-            match self.child.try_wait() {
-                Ok(None) => thread::sleep(LOOK),
-                Ok(Some(_)) => return Ok(()),
-                Err(error) => return Err(format!("cannot wait for {}: {error}", self.name)),
-            }
-        }
-        Err(format!("{} does not end when asked to", self.name))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended, and been waited for, long ago.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::Result;
+use crate::process::output;
+use crate::server::{Server, ask, free_port, install, runs};
 
 /// A hub's server certificate and its CA, by OpenSSL: the same for the hub and its peers.
 pub struct Certificate {
@@ -154,22 +88,10 @@ fn is_ready(port: u16) -> bool {
         .is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200 "))
 }
 
-/// The beginning of what a local port answers.
-fn ask(port: u16, question: &[u8]) -> Option<Vec<u8>> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
-    stream.write_all(question).ok()?;
-    let mut answer = vec![0; 64];
-    let read = stream.read(&mut answer).ok()?;
-    answer.truncate(read);
-    Some(answer)
-}
-
 /// Mosquitto with a TLS listener; its port. Nothing is stored, and nothing that would cost it
 /// something against the hub is left on.
 pub fn mosquitto(bench: &Bench, certificate: &Certificate) -> Result<(Server, u16)> {
-    install("mosquitto", &["mosquitto", "-h"], "mosquitto")?;
+    install("mosquitto", || runs("mosquitto", "-h"), "mosquitto")?;
     let port = free_port()?;
     let config = format!(
         "listener {port} 127.0.0.1\ncertfile {}\nkeyfile {}\nallow_anonymous true\nuser root\n\
@@ -190,50 +112,11 @@ pub fn mosquitto(bench: &Bench, certificate: &Certificate) -> Result<(Server, u1
 
 /// redis-server in `folder`, and how long it took to its first PONG.
 pub fn redis(bench: &Bench) -> Result<(Server, Duration)> {
-    install("redis-server", &["redis-server", "--version"], "redis-server")?;
+    install("redis-server", || runs("redis-server", "--version"), "redis-server")?;
     let port = free_port()?;
     let mut command = Command::new("redis-server");
     command.arg("--port").arg(port.to_string()).arg("--dir").arg(&bench.folder);
     let mut server = Server::start("redis-server", &mut command, &bench.folder.join("redis.log"))?;
     let took = server.ready(|| ask(port, b"PING\r\n").is_some_and(|pong| pong == b"+PONG\r\n"))?;
     Ok((server, took))
-}
-
-/// Installs a Debian package if its program is missing; its service is not started.
-pub fn install(what: &str, probe: &[&str], package: &str) -> Result<()> {
-    let (program, args) = probe.split_first().ok_or("nothing to probe")?;
-    // Not `succeeds`: `mosquitto -h` ends with 3.
-    let here = || {
-        let probe =
-            Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        probe.is_ok()
-    };
-    if here() {
-        return Ok(());
-    }
-    if process::output(Command::new("id").arg("-u"))? != "0" {
-        return Err(format!("{what} is missing; run: sudo apt-get install {package}"));
-    }
-    // Runlevel 1 keeps the package from starting a service that nobody asked for.
-    let script = format!(
-        "apt-get -q update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-         apt-get -q install -y --no-install-recommends {package}"
-    );
-    run_shown(Command::new("sh").args(["-c", &script]))?;
-    if here() { Ok(()) } else { Err(format!("{what} cannot be run after installing {package}")) }
-}
-
-/// A port of 127.0.0.1 that is free now and is not handed out twice. Below the ephemeral ports: a
-/// client that polls one of those may be given the very same as its own, and so take it.
-fn free_port() -> Result<u16> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    const FIRST: u16 = 20_000;
-    const COUNT: u16 = 12_000;
-    // Two runs at the same time start looking at different places.
-    let salt = (std::process::id() % u32::from(COUNT)) as u16;
-    let turns = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed)).take(1_000);
-    turns
-        .map(|turn| FIRST + (salt + turn) % COUNT)
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .ok_or_else(|| "no port of 127.0.0.1 is free".into())
 }

@@ -7,11 +7,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use super::peers::{Certificate, hub, install};
+use super::peers::{Certificate, hub};
 use super::turn::{Turn, create, ratio, table, turn, with_hub};
 use super::{Bench, Options};
 use crate::Result;
 use crate::process::output;
+use crate::server::{install, runs};
 
 const DEVICES: u32 = 1_000;
 const SECONDS: u32 = 10;
@@ -20,7 +21,7 @@ const ROUNDS: u32 = 3;
 const UPDATES: u32 = 2_000;
 
 pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
-    install("sqlite3", &["sqlite3", "--version"], "sqlite3")?;
+    install("sqlite3", || runs("sqlite3", "--version"), "sqlite3")?;
     let certificate = Certificate::create(&bench.folder)?;
     let data = bench.folder.join("data");
     let count = options.devices.unwrap_or(DEVICES);

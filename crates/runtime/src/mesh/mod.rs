@@ -114,8 +114,10 @@ impl Mesh {
             .ok_or_else(|| MeshError::BadUrl { role: role.name(), url: url.to_owned() })
     }
 
-    /// The way to one process, by the name `node` of its mesh. `None` for a name that is no URL.
+    /// The way to one process, by the name `node` of its mesh; what follows a `#` says which of its
+    /// lives is meant, which is for the process to know. `None` for a name that is no URL.
     pub fn node_channel(&self, node: &str) -> Option<MeshChannel> {
+        let node = node.split_once('#').map_or(node, |(url, _)| url);
         if node == self.inner.node {
             return Some(self.wrap(self.local()));
         }

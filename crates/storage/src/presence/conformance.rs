@@ -1,12 +1,13 @@
 //! What every `Presence` must do: one function per part of its specification.
 //! Each wants a presence of its own, empty.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use dunlin_model::Identity;
 use tokio::task::JoinSet;
 
-use super::{Claim, Epoch, Holder, Presence};
+use super::{Claim, Epoch, Holder, Presence, Renewed};
 
 type Port = Arc<dyn Presence>;
 
@@ -59,13 +60,13 @@ pub async fn a_release_with_an_old_epoch_does_nothing(presence: Port) {
     }
 }
 
-pub async fn epochs_grow_over_all_identities(presence: Port) {
-    let mut last = 0;
+pub async fn the_epochs_of_an_identity_grow(presence: Port) {
+    let mut last = HashMap::new();
     for n in 0..200 {
         let joined = format!("device-{}", n % 7);
         let (epoch, _) = claim(&presence, &joined, "gateway").await;
-        assert!(epoch > last);
-        last = epoch;
+        let before = last.insert(joined.clone(), epoch);
+        assert!(before < Some(epoch), "{joined}: {before:?}, then {epoch}");
         if n % 3 == 0 {
             presence.release(&id(&joined), epoch).await.expect("release");
         }
@@ -132,4 +133,36 @@ pub async fn a_revocation_refuses_older_claims(presence: Port) {
     assert!(!try_claim("absent", 1).await);
     presence.revoke(&id("absent"), 1).await.expect("revoke");
     assert!(!try_claim("absent", 1).await, "an older revocation takes nothing back");
+}
+
+pub async fn a_node_lives_once_it_says_so(presence: Port) {
+    assert!(!presence.node_lives("gateway-1").await.expect("lives"));
+    assert_eq!(presence.node_renew("gateway-1").await.expect("renew"), Renewed::Lost);
+    assert_eq!(presence.node_renew("gateway-1").await.expect("renew"), Renewed::Kept);
+    assert!(presence.node_lives("gateway-1").await.expect("lives"));
+    assert!(!presence.node_lives("gateway-2").await.expect("lives"));
+}
+
+pub async fn what_is_missing_is_restored_and_what_is_newer_stays(presence: Port) {
+    let (kept, _) = claim(&presence, "kept", "gateway-1").await;
+    let (gone, _) = claim(&presence, "gone", "gateway-1").await;
+    let (old, _) = claim(&presence, "moved", "gateway-1").await;
+    presence.release(&id("gone"), gone).await.expect("release");
+    let (moved, _) = claim(&presence, "moved", "gateway-2").await;
+    let held = [(id("kept"), kept), (id("gone"), gone), (id("moved"), old), (id("a/b"), gone)];
+    let taken = presence.restore("gateway-1", &held).await.expect("restore");
+    assert_eq!(taken, [id("moved")]);
+    for (joined, node, epoch) in [
+        ("kept", "gateway-1", kept),
+        ("gone", "gateway-1", gone),
+        ("a/b", "gateway-1", gone),
+        ("moved", "gateway-2", moved),
+    ] {
+        let want = Some(Holder { node: node.into(), epoch });
+        assert_eq!(holder(&presence, joined).await, want, "{joined}");
+    }
+    let (next, former) = claim(&presence, "gone", "gateway-2").await;
+    assert!(next > gone, "what was restored is claimed from as any other");
+    assert_eq!(former, Some(Holder { node: "gateway-1".into(), epoch: gone }));
+    assert!(presence.restore("gateway-1", &[]).await.expect("restore").is_empty());
 }

@@ -4,13 +4,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use dunlin_model::Identity;
 use tokio::time::Instant;
 
-use super::{Claim, Epoch, Holder, Presence};
+use super::{Claim, Epoch, Holder, NODE_LEASE, Presence, REVOCATION, Renewed};
 use crate::StoreError;
 use crate::lock;
 
@@ -18,14 +17,14 @@ use crate::lock;
 const SHARDS: usize = 64;
 /// Where the generation begins in an epoch.
 const COUNTER_BITS: u32 = 40;
-/// Longer than any authentication that a revocation can have overtaken takes to claim.
-const REVOCATION: Duration = Duration::from_secs(90);
 
 /// Who holds which identity. Comes back empty after a restart, under a new generation.
 pub struct MemoryPresence {
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
     last_epoch: AtomicU64,
+    /// Until when each node lives.
+    nodes: Mutex<HashMap<String, Instant>>,
 }
 
 #[derive(Default)]
@@ -55,6 +54,7 @@ impl MemoryPresence {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
             last_epoch: AtomicU64::new(u64::from(generation) << COUNTER_BITS),
+            nodes: Mutex::default(),
         }
     }
 
@@ -145,6 +145,38 @@ impl Presence for MemoryPresence {
         revoked.until = until;
         shard.expiries.push_back((until, id.clone()));
         Ok(shard.holder(id))
+    }
+
+    async fn node_renew(&self, node: &str) -> Result<Renewed, StoreError> {
+        let now = Instant::now();
+        let mut nodes = lock(&self.nodes);
+        nodes.retain(|_, until| *until > now);
+        let known = nodes.insert(node.to_owned(), now + NODE_LEASE);
+        Ok(if known.is_some() { Renewed::Kept } else { Renewed::Lost })
+    }
+
+    async fn node_lives(&self, node: &str) -> Result<bool, StoreError> {
+        Ok(lock(&self.nodes).get(node).is_some_and(|until| *until > Instant::now()))
+    }
+
+    async fn restore(
+        &self,
+        node: &str,
+        held: &[(Identity, Epoch)],
+    ) -> Result<Vec<Identity>, StoreError> {
+        let mut taken = Vec::new();
+        for (id, epoch) in held {
+            let mut shard = self.shard(id);
+            match shard.holders.get(id).map(|held| held.epoch) {
+                Some(newer) if newer > *epoch => taken.push(id.clone()),
+                Some(same) if same == *epoch => {}
+                _ => {
+                    let entry = Entry { node: shard.node(node), epoch: *epoch };
+                    shard.holders.insert(id.clone(), entry);
+                }
+            }
+        }
+        Ok(taken)
     }
 }
 

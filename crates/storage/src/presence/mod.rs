@@ -1,5 +1,7 @@
 //! `Presence`: which gateway holds which device right now.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use dunlin_model::Identity;
 
@@ -7,10 +9,18 @@ use crate::StoreError;
 
 pub mod conformance;
 mod memory;
+mod redis;
 #[cfg(test)]
 mod tests;
 
 pub use memory::MemoryPresence;
+pub use redis::RedisPresence;
+
+/// How long a node lives that does not say so again.
+pub const NODE_LEASE: Duration = Duration::from_secs(10);
+/// How long a revocation refuses older claims: longer than any authentication that it can have
+/// overtaken takes to claim.
+const REVOCATION: Duration = Duration::from_secs(90);
 
 /// Fences one connection of an identity from the next: `generation << 40 | counter`.
 pub type Epoch = u64;
@@ -38,10 +48,21 @@ pub enum Claim {
     Revoked,
 }
 
+/// The answer to a node that says that it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// What it claimed is here.
+    Kept,
+    /// What it claimed may be missing: it must [`restore`](Presence::restore) it. Also the first
+    /// answer.
+    Lost,
+}
+
 /// Which gateway holds which identity. Soft state: it is never the only copy of anything
 /// acknowledged, and may come back empty.
 ///
-/// * Epochs grow strictly over all claims and never repeat, whatever the process or a clock does.
+/// * The epochs of an identity grow strictly over its claims and never repeat, whatever a process,
+///   the store or a clock does.
 /// * A claim always wins over an older one: the newest connection of an identity owns it.
 /// * `release` and `holder` are linearizable with claims of the same identity.
 #[async_trait]
@@ -63,4 +84,19 @@ pub trait Presence: Send + Sync + 'static {
     /// returns who holds the identity now: it must be told to drop, and stays the holder until it
     /// releases or is claimed from. The newest of several revocations counts.
     async fn revoke(&self, id: &Identity, auth_version: u64) -> Result<Option<Holder>, StoreError>;
+
+    /// Says that a node lives, for [`NODE_LEASE`] from now. A node is one life of a process: it never
+    /// comes back under the same name.
+    async fn node_renew(&self, node: &str) -> Result<Renewed, StoreError>;
+
+    /// Whether a node has said that it lives, within [`NODE_LEASE`].
+    async fn node_lives(&self, node: &str) -> Result<bool, StoreError>;
+
+    /// Puts back what a node holds, under the epochs it has. Returns the identities that were claimed
+    /// under newer ones meanwhile: they are the node's no more.
+    async fn restore(
+        &self,
+        node: &str,
+        held: &[(Identity, Epoch)],
+    ) -> Result<Vec<Identity>, StoreError>;
 }

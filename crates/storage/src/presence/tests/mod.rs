@@ -1,18 +1,34 @@
-//! The conformance suite on the embedded side, and what only it promises.
+//! The conformance suite on both sides, and what only the embedded one promises.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_model::Identity;
 
-use super::{Claim, MemoryPresence, Presence, conformance};
+use self::redis_kit::{Redis, of_the_run};
+use super::{Claim, MemoryPresence, NODE_LEASE, Presence, Renewed, conformance};
+
+mod redis;
+mod redis_kit;
 
 macro_rules! conforms {
     ($($name:ident),* $(,)?) => {
-        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            conformance::$name(Arc::new(MemoryPresence::new(1))).await;
-        })*
+        mod in_memory {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                conformance::$name(Arc::new(MemoryPresence::new(1))).await;
+            })*
+        }
+
+        mod in_redis {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let redis = Redis::new(&of_the_run());
+                conformance::$name(Arc::new(redis.presence().await)).await;
+            })*
+        }
     };
 }
 
@@ -20,10 +36,12 @@ conforms!(
     a_claim_is_found_until_released,
     a_claim_wins_over_an_older_one,
     a_release_with_an_old_epoch_does_nothing,
-    epochs_grow_over_all_identities,
+    the_epochs_of_an_identity_grow,
     concurrent_claims_form_a_chain,
     concurrent_releases_give_up_their_own_only,
     a_revocation_refuses_older_claims,
+    a_node_lives_once_it_says_so,
+    what_is_missing_is_restored_and_what_is_newer_stays,
 );
 
 async fn claim(presence: &MemoryPresence, version: u64) -> Claim {
@@ -59,4 +77,13 @@ async fn a_revocation_ends_and_is_forgotten() {
     tokio::time::advance(Duration::from_secs(60)).await;
     assert!(matches!(claim(&presence, 1).await, Claim::Granted { .. }));
     assert_eq!(presence.revocations(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_says_no_more_is_dead() {
+    let presence = MemoryPresence::new(1);
+    presence.node_renew("gateway").await.expect("renew");
+    tokio::time::advance(NODE_LEASE).await;
+    assert!(!presence.node_lives("gateway").await.expect("lives"));
+    assert_eq!(presence.node_renew("gateway").await.expect("renew"), Renewed::Lost);
 }

@@ -1,0 +1,125 @@
+//! The servers a cluster stands on: Postgres, Redis and Kafka, on free ports of 127.0.0.1, with
+//! their data in one temporary folder. All of it is gone when [`Servers`] is dropped, and the
+//! processes end with this program however that ends.
+//!
+//! Each is told to the tests by a variable of the environment. One that is set already names a
+//! server of somebody else's, which is used in place of ours.
+
+mod kafka;
+mod postgres;
+mod redis;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::Result;
+use crate::process::output;
+use crate::server::Server;
+
+/// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, of a user who may create databases.
+pub const POSTGRES: &str = "DUNLIN_TEST_POSTGRES";
+/// `redis://:PASSWORD@HOST:PORT`.
+pub const REDIS: &str = "DUNLIN_TEST_REDIS";
+/// The same server by TLS: `rediss://…`.
+pub const REDIS_TLS: &str = "DUNLIN_TEST_REDIS_TLS";
+/// `kafka://HOST:PORT`.
+pub const KAFKA: &str = "DUNLIN_TEST_KAFKA";
+/// PEM file with the certificate to trust of Postgres and Redis.
+pub const CA: &str = "DUNLIN_TEST_CA";
+
+/// It guards nothing: the servers listen on loopback only and hold what a test made up.
+const PASSWORD: &str = "loopback";
+
+/// Installs what is missing.
+pub fn prepare() -> Result<()> {
+    if needed(POSTGRES) {
+        postgres::prepare()?;
+    }
+    if needed(REDIS) {
+        redis::prepare()?;
+    }
+    if needed(KAFKA) {
+        kafka::prepare()?;
+    }
+    Ok(())
+}
+
+fn needed(variable: &str) -> bool {
+    env::var_os(variable).is_none()
+}
+
+/// Running servers.
+pub struct Servers {
+    /// Ended before the folder they work in is removed.
+    running: Vec<Server>,
+    folder: PathBuf,
+    /// What to set for whoever uses them.
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Servers {
+    /// Starts those that the environment does not name, and waits for them.
+    pub fn start() -> Result<Self> {
+        prepare()?;
+        let folder = env::temp_dir().join(format!("dunlin-servers-{}", std::process::id()));
+        fs::create_dir_all(&folder)
+            .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+        let mut servers = Self { running: Vec::new(), folder, variables: Vec::new() };
+        let folder = servers.folder.clone();
+        certificate(&folder)?;
+        // Postgres and Redis know nobody's CA but ours: with a server of somebody else's the
+        // variable is theirs to set.
+        if needed(CA) {
+            servers.variables.push((CA, folder.join("server.pem").display().to_string()));
+        }
+        // The slowest first; each is waited for once all are on their way.
+        let kafka = needed(KAFKA).then(|| kafka::start(&folder)).transpose()?;
+        let postgres = needed(POSTGRES).then(|| postgres::start(&folder)).transpose()?;
+        let redis = needed(REDIS).then(|| redis::start(&folder)).transpose()?;
+        for started in [redis, postgres, kafka].into_iter().flatten() {
+            let Started { mut server, mut ready, variables } = started;
+            server.ready(&mut *ready)?;
+            servers.running.push(server);
+            servers.variables.extend(variables);
+        }
+        Ok(servers)
+    }
+
+    /// Tells `command` where they are.
+    pub fn show(&self, command: &mut Command) {
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.running.clear();
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            eprintln!("xtask: cannot remove {}: {error}", self.folder.display());
+        }
+    }
+}
+
+/// A server on its way.
+struct Started {
+    server: Server,
+    ready: Box<dyn FnMut() -> bool>,
+    variables: Vec<(&'static str, String)>,
+}
+
+/// `program`, to be ended with this program. The signal is of the thread that starts it: the main one.
+fn bound(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
+
+/// `server.pem` and `server.key`, for localhost, trusted by itself.
+fn certificate(folder: &Path) -> Result<()> {
+    let script = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 \
+        -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
+        -addext basicConstraints=critical,CA:FALSE -keyout server.key -out server.pem";
+    output(Command::new("sh").args(["-c", script]).current_dir(folder)).map(drop)
+}
