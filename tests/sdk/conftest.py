@@ -3,6 +3,8 @@
 import itertools
 import os
 import pathlib
+import re
+import subprocess
 
 import pytest
 
@@ -11,6 +13,7 @@ pytest.register_assert_rewrite("drivers", "hub", "messages", "services", "tls")
 
 import drivers  # noqa: E402
 import hub as hubs  # noqa: E402
+import pki  # noqa: E402
 import services as service_sdks  # noqa: E402
 
 _numbers = itertools.count(1)
@@ -31,6 +34,22 @@ def hub(tmp_path_factory):
     config.write_text("[c2d]\nfeedback_batch_seconds = 1\n")
     with hubs.Hub(folder, host, "127.0.0.1", ("--config", str(config))) as hub:
         yield hub
+
+
+@pytest.fixture(scope="session")
+def factory(hub, tmp_path_factory):
+    """A CA of the hub's, verified as `dunlin ca verify` says it."""
+    folder = tmp_path_factory.mktemp("factory")
+    ca = pki.self_signed(folder, "ca")
+    hub.cli("ca", "add", "-n", "factory", "--path", str(ca[0]))
+    said = hub.cli("ca", "verify", "-n", "factory").splitlines()
+    for command in [line.strip() for line in said if line.startswith("  ")]:
+        if command.startswith("dunlin "):
+            hub.cli(*command.split()[1:-1], str(folder / "proof.pem"))
+        else:
+            subprocess.run(command, shell=True, check=True, capture_output=True, cwd=folder)
+    assert re.search(r"^factory .*yes$", hub.cli("ca", "list"), re.MULTILINE)
+    return folder, ca
 
 
 @pytest.fixture

@@ -79,10 +79,10 @@ class Driver:
         return self._connect(token=token, ca=str(ca))
 
     def connect_certificate(self, device, certificate, ca):
-        """`certificate`: PEM files of a chain, leaf first, and of its key."""
+        """`certificate`: PEM files of a chain, leaf first, and of its key. `ca` None: as the process trusts."""
         chain, key = map(str, certificate)
         return self._connect(certificate=chain, key=key, host=device.host, device_id=device.id,
-                             module_id=device.module_id, ca=str(ca))
+                             module_id=device.module_id, ca=ca and str(ca))
 
     def _connect(self, **options):
         return self.ask("connect", transport=self.transport, **options)

@@ -5,15 +5,20 @@ import os
 import pytest
 
 import drivers
+import hub as hubs
 import messages
+import pki
 import wait
+
+
+def trusting(hub):
+    """This transport takes no CA: what it trusts is for its process to know."""
+    return {**os.environ, "NODE_EXTRA_CA_CERTS": str(hub.ca)}
 
 
 @pytest.fixture
 def client(hub, tmp_path):
-    # This transport takes no CA: what it trusts is for its process to know.
-    environment = {**os.environ, "NODE_EXTRA_CA_CERTS": str(hub.ca)}
-    driver = drivers.Driver("node", tmp_path / "node.log", environment=environment, transport="https")
+    driver = drivers.Driver("node", tmp_path / "node.log", environment=trusting(hub), transport="https")
     yield driver
     driver.stop()
 
@@ -58,6 +63,29 @@ def test_who_has_no_good_token_is_refused(hub, device, client):
     with pytest.raises(drivers.SdkError) as refused:
         client.send([messages.last()])
     assert refused.value.type == "UnauthorizedError"
+
+
+@pytest.mark.parametrize("key_type", ["rsa", "ec"])
+def test_a_device_shows_a_certificate(hub, client, factory, key_type, tmp_path):
+    device = hubs.Device(hub.host, f"shows-a-certificate.{key_type}", None)
+    hub.cli("device", "create", "-d", device.id, "--auth-method", "x509_ca")
+    hub.cli("c2d", "send", "-d", device.id, "--data", "hello", "--message-id", "hello")
+    client.connect_certificate(device, pki.chained(tmp_path, factory[1], device.id, key_type), None)
+    client.send([messages.last()])
+    assert hub.events_before(device, "the-last") == []
+    client.ask("take_commands", transport="https")
+    assert client.wait_event("command")["message_id"] == "hello"
+    # The certificate of another.
+    other = hubs.Device(hub.host, f"{device.id}.other", None)
+    hub.cli("device", "create", "-d", other.id, "--auth-method", "x509_thumbprint", "--primary-thumbprint", "0" * 40)
+    stranger = drivers.Driver("node", client.log, environment=trusting(hub), transport="https")
+    try:
+        stranger.connect_certificate(other, pki.self_signed(tmp_path, "stranger", key_type), None)
+        with pytest.raises(drivers.SdkError) as refused:
+            stranger.send([messages.last()])
+        assert refused.value.type == "UnauthorizedError"
+    finally:
+        stranger.stop()
 
 
 def test_a_message_that_is_too_large(hub, device, client):

@@ -48,6 +48,17 @@ def test_a_module_sends_to_its_outputs(hub, device, client):
         assert output_name(event) == message["output"]
 
 
+def test_a_module_listens_to_its_inputs(hub, device, client):
+    # Nothing comes of it without an Edge hub, but that the module may.
+    module = hub.create_module(device, "m")
+    client.connect(module.connection_string, hub.ca)
+    client.ask("take_inputs")
+    client.send([{**messages.sequence(1)[0], "output": "next"}])
+    client.send([messages.last()])
+    assert len(hub.events_before(device, "the-last")) == 1
+    assert all(event["event"] == "connected" for event in list(client.events.queue))
+
+
 def output_name(event):
     """A system property by the field's reference; `az iot hub monitor-events` shows some among the annotations."""
     system, stamps = event["properties"]["system"], event["annotations"]

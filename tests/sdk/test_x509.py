@@ -1,9 +1,7 @@
 """Devices with client certificates: by thumbprint, and by a CA that the hub was shown and given proof of."""
 
 import hashlib
-import re
 import ssl
-import subprocess
 
 import pytest
 
@@ -13,8 +11,6 @@ import messages
 import pki
 
 pytestmark = drivers.TRANSPORTS
-
-AUTHORITY = "basicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign\n"
 
 
 def thumbprint(certificate, kind):
@@ -35,7 +31,8 @@ def assert_works(hub, device, client, certificate):
     stored = hub.events_before(device, "the-last")
     messages.assert_same(stored, sent)
     method = stored[0]["annotations"]["iothub-connection-auth-method"]
-    assert method == '{"scope":"device","type":"x509","issuer":"external"}'
+    scope = "device" if device.module_id is None else "module"
+    assert method == f'{{"scope":"{scope}","type":"x509","issuer":"external"}}'
 
 
 def assert_refused(client, device, certificate, ca):
@@ -47,25 +44,9 @@ def assert_refused(client, device, certificate, ca):
         assert "Connection refused: Not authorized" in refused.value.message
 
 
-@pytest.fixture(scope="session")
-def factory(hub, tmp_path_factory):
-    """A CA of the hub's, verified as `dunlin ca verify` says it."""
-    folder = tmp_path_factory.mktemp("factory")
-    ca = pki.self_signed(folder, "ca")
-    hub.cli("ca", "add", "-n", "factory", "--path", str(ca[0]))
-    said = hub.cli("ca", "verify", "-n", "factory").splitlines()
-    for command in [line.strip() for line in said if line.startswith("  ")]:
-        if command.startswith("dunlin "):
-            hub.cli(*command.split()[1:-1], str(folder / "proof.pem"))
-        else:
-            subprocess.run(command, shell=True, check=True, capture_output=True, cwd=folder)
-    assert re.search(r"^factory .*yes$", hub.cli("ca", "list"), re.MULTILINE)
-    return folder, ca
-
-
-@pytest.mark.parametrize("kind", ["sha1", "sha256"])
-def test_a_device_is_known_by_its_thumbprint(hub, client, name, kind, tmp_path):
-    certificate = pki.self_signed(tmp_path, "whoever")
+@pytest.mark.parametrize("kind, key_type", [("sha1", "rsa"), ("sha256", "ec")])
+def test_a_device_is_known_by_its_thumbprint(hub, client, name, kind, key_type, tmp_path):
+    certificate = pki.self_signed(tmp_path, "whoever", key_type)
     device = register(hub, name, "--auth-method", "x509_thumbprint",
                       "--primary-thumbprint", thumbprint(certificate[0], kind))
     assert_works(hub, device, client, certificate)
@@ -89,14 +70,22 @@ def test_a_device_is_known_by_a_certificate_of_a_ca(hub, client, name, factory, 
     assert_works(hub, device, client, pki.signed(tmp_path, "leaf", ca, subject=name))
 
 
-def test_a_chain_goes_by_way_of_an_intermediate(hub, client, name, factory, tmp_path):
-    _, ca = factory
-    between = pki.signed(tmp_path, "between", ca, AUTHORITY)
-    leaf = pki.signed(tmp_path, "leaf", between, subject=name)
-    chain = tmp_path / "chain.pem"
-    chain.write_text(leaf[0].read_text() + between[0].read_text())
+@pytest.mark.parametrize("key_type", ["rsa", "ec"])
+def test_a_chain_goes_by_way_of_an_intermediate(hub, client, name, factory, key_type, tmp_path):
     device = register(hub, name, "--auth-method", "x509_ca")
-    assert_works(hub, device, client, (chain, leaf[1]))
+    assert_works(hub, device, client, pki.chained(tmp_path, factory[1], name, key_type))
+
+
+# Node's SDK has no certificates for modules.
+@pytest.mark.parametrize("sdk", ["python"])
+@pytest.mark.parametrize("method", ["x509_thumbprint", "x509_ca"])
+def test_a_module_is_known_by_its_certificate(hub, client, name, factory, method, tmp_path):
+    register(hub, name)
+    certificate = pki.signed(tmp_path, "leaf", factory[1], subject=f"{name}/m")
+    hub.cli("module", "create", "-d", name, "-m", "m")
+    primary = ("--primary-thumbprint", thumbprint(certificate[0], "sha256")) if method == "x509_thumbprint" else ()
+    hub.cli("module", "update", "-d", name, "-m", "m", "--auth-method", method, *primary)
+    assert_works(hub, hubs.Device(hub.host, name, None, "m"), client, certificate)
 
 
 def test_the_certificate_of_another_device_is_refused(hub, client, name, factory, tmp_path):

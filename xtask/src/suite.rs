@@ -146,8 +146,15 @@ fn perform(step: Step, options: &Options, counts: &mut Counts) -> Result<bool> {
 pub fn cargo(args: &[&str]) -> Result<Command> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(args).current_dir(workspace::root()?).env("CARGO_TARGET_DIR", workspace::target()?);
-    // Set for this program by `cargo run`; a build script that reads one must not see ours.
-    cargo.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_PKG_NAME");
+    // Set for this program by `cargo run`. Build scripts look at some of them (ring's at seven), and
+    // whatever they built by a call without xtask would be built again.
+    let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    });
+    for name in ours {
+        cargo.env_remove(name);
+    }
     if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
         cargo.env("CARGO_TERM_COLOR", "always");
     }

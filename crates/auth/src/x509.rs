@@ -29,7 +29,7 @@ pub enum X509Error {
     NotPem,
     #[error("the certificate is not valid yet: look at its dates and at the clocks")]
     NotYetValid,
-    #[error("the certificate has expired: give the device a new one")]
+    #[error("the certificate has expired: it takes a new one")]
     Expired,
     #[error(
         "Thumbprint does not match configuration: Thumbprint: SHA1Hash={sha1}, SHA2Hash={sha256}; \
@@ -42,6 +42,8 @@ pub enum X509Error {
     NotAnAuthority,
     #[error("no verified CA certificate of the hub vouches for it: {reason}")]
     Untrusted { reason: String },
+    #[error("not signed by the key of the CA certificate: {reason}")]
+    NotPossessed { reason: String },
 }
 
 /// What a client has presented: the leaf, and intermediates in any order.
@@ -95,7 +97,10 @@ impl Chain {
         code: &str,
         now: u64,
     ) -> Result<(), X509Error> {
-        self.leads_to(&[authority], code, now).map(drop)
+        match self.leads_to(&[authority], code, now) {
+            Err(X509Error::Untrusted { reason }) => Err(X509Error::NotPossessed { reason }),
+            outcome => outcome.map(drop),
+        }
     }
 
     fn leads_to(
@@ -115,7 +120,12 @@ impl Chain {
         // webpki takes an anchor for trusted whatever its dates and its path length.
         let valid = || authorities.iter().filter(|one| one.validity.check(now).is_ok());
         let anchors: Vec<TrustAnchor<'_>> = valid().map(|one| one.anchor.clone()).collect();
-        let untrusted = |error: Error| X509Error::Untrusted { reason: error.to_string() };
+        let untrusted = |error: Error| {
+            let over = authorities.iter().filter(|one| one.validity.check(now).is_err());
+            let over: String =
+                over.map(|one| format!("; {} is out of date", one.subject)).collect();
+            X509Error::Untrusted { reason: format!("{error}{over}") }
+        };
         let end = EndEntityCert::try_from(leaf).map_err(|_| X509Error::Malformed)?;
         end.verify_for_usage(
             ALL_VERIFICATION_ALGS,

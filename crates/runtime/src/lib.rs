@@ -9,6 +9,7 @@ pub mod memory;
 pub mod mesh;
 pub mod turns;
 
+pub use clock::Clock;
 pub use component::{Component, Role};
 pub use device_links::{DeviceLinks, Invoked};
 pub use health::Health;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dunlin_model::limits;
 use dunlin_proto::v1::c2d_server::C2dServer;
-use dunlin_runtime::{Component, DeviceLinks, Health, Role};
+use dunlin_runtime::{Clock, Component, DeviceLinks, Health, Role};
 use dunlin_storage::CommandQueue;
 use dunlin_storage::command_queue::{FeedbackRules, Rules};
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,8 @@ pub struct Context {
     pub store: Arc<dyn CommandQueue>,
     /// The way to connected devices, which are told that there is something for them.
     pub links: DeviceLinks,
+    /// By which messages expire and locks end.
+    pub clock: Clock,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use dunlin_model::command::{Disposition, LockToken};
 use dunlin_model::{Command, ErrorCode, HubError, Identity};
 use dunlin_proto::status::to_status;
 use dunlin_proto::v1;
-use dunlin_runtime::clock::unix_millis;
+use dunlin_runtime::Clock;
 use dunlin_storage::command_queue::{FeedbackBatch, FeedbackRecord, Leased, Rules};
 use dunlin_storage::{CommandQueue, StoreError};
 use tonic::{Request, Response, Status};
@@ -33,6 +33,7 @@ struct Shared {
     default_ttl: i64,
     store: Arc<dyn CommandQueue>,
     tells: Tells,
+    clock: Clock,
 }
 
 fn answer<T>(result: Result<T, HubError>) -> Answer<T> {
@@ -70,14 +71,17 @@ impl v1::c2d_server::C2d for Service {
             let device = device(&device_id)?;
             let tokens = random::tokens(most.min(LEASE));
             let asked = tokens.len();
-            let (now, rules) = (unix_millis(), self.rules());
+            let (now, rules) = (self.now(), self.rules());
             let leased =
                 self.store().command_lease(device.as_str(), epoch, tokens, LEASE_BYTES, now, rules);
-            let commands = leased.await.map_err(|error| self.failed(&device, error))?;
-            let bytes: usize = commands.iter().map(|leased| leased.command.weight()).sum();
+            let leased = leased.await.map_err(|error| self.failed(&device, error))?;
+            if leased.returned {
+                self.tells().tell(device.as_str());
+            }
+            let bytes: usize = leased.messages.iter().map(|one| one.command.weight()).sum();
             Ok(v1::LeaseCommandsResponse {
-                more: commands.len() == asked || bytes >= LEASE_BYTES,
-                commands: commands.into_iter().map(leased_wire).collect(),
+                more: leased.messages.len() == asked || bytes >= LEASE_BYTES,
+                commands: leased.messages.into_iter().map(leased_wire).collect(),
                 lock_seconds: u32::try_from(rules.lock / 1_000).unwrap_or(u32::MAX),
             })
         };
@@ -95,15 +99,15 @@ impl v1::c2d_server::C2d for Service {
             let tokens: Vec<Option<LockToken>> =
                 request.lock_tokens.iter().map(|text| text.parse().ok()).collect();
             let known: Vec<_> = tokens.iter().flatten().copied().collect();
-            let (store, now, rules) = (self.store(), unix_millis(), self.rules());
+            let (store, now, rules) = (self.store(), self.now(), self.rules());
             let settled = store
                 .command_settle(device.as_str(), request.epoch, &known, disposition, now, rules)
                 .await
                 .map_err(|error| self.failed(&device, error))?;
-            if disposition == Disposition::Abandon && settled.contains(&true) {
+            if settled.returned {
                 self.tells().tell(device.as_str());
             }
-            let mut settled = settled.into_iter();
+            let mut settled = settled.held.into_iter();
             let settled =
                 tokens.iter().map(|token| token.is_some() && settled.next() == Some(true));
             Ok(v1::SettleCommandsResponse { settled: settled.collect() })
@@ -118,7 +122,7 @@ impl v1::c2d_server::C2d for Service {
         let v1::ReleaseCommandsRequest { device_id, epoch, lost } = request.into_inner();
         let release = async {
             let device = device(&device_id)?;
-            let (now, rules) = (unix_millis(), self.rules());
+            let (now, rules) = (self.now(), self.rules());
             let released = self.store().command_release(device.as_str(), epoch, lost, now, rules);
             released.await.map_err(|error| self.failed(&device, error))?;
             Ok(v1::ReleaseCommandsResponse {})
@@ -132,7 +136,7 @@ impl v1::c2d_server::C2d for Service {
     ) -> Answer<v1::PurgeCommandsResponse> {
         let purge = async {
             let device = device(&request.into_inner().device_id)?;
-            let purged = self.store().command_purge(device.as_str(), unix_millis(), self.rules());
+            let purged = self.store().command_purge(device.as_str(), self.now(), self.rules());
             let purged = purged.await.map_err(|error| self.failed(&device, error))?;
             Ok(v1::PurgeCommandsResponse { purged })
         };
@@ -145,7 +149,7 @@ impl v1::c2d_server::C2d for Service {
     ) -> Answer<v1::CountCommandsResponse> {
         let count = async {
             let device = device(&request.into_inner().device_id)?;
-            let count = self.store().command_count(device.as_str(), unix_millis(), self.rules());
+            let count = self.store().command_count(device.as_str(), self.now(), self.rules());
             let count = count.await.map_err(|error| self.failed(&device, error))?;
             Ok(v1::CountCommandsResponse { count })
         };
@@ -157,7 +161,7 @@ impl v1::c2d_server::C2d for Service {
         _: Request<v1::LeaseFeedbackRequest>,
     ) -> Answer<v1::LeaseFeedbackResponse> {
         let rules = &self.rules().feedback;
-        let leased = self.store().feedback_lease(random::token(), unix_millis(), rules).await;
+        let leased = self.store().feedback_lease(random::token(), self.now(), rules).await;
         let batch = leased.map(|batch| batch.map(batch_wire)).map_err(store_failed);
         answer(batch.map(|batch| v1::LeaseFeedbackResponse { batch }))
     }
@@ -171,8 +175,7 @@ impl v1::c2d_server::C2d for Service {
             let disposition = Disposition::try_from(request.disposition())?;
             let token = request.lock_token.parse()?;
             let rules = &self.rules().feedback;
-            let settled =
-                self.store().feedback_settle(token, disposition, unix_millis(), rules).await;
+            let settled = self.store().feedback_settle(token, disposition, self.now(), rules).await;
             match settled.map_err(store_failed)? {
                 true => Ok(v1::SettleFeedbackResponse {}),
                 false => Err(lock_lost("the lock of this feedback is over: read it again")),
@@ -184,13 +187,17 @@ impl v1::c2d_server::C2d for Service {
 
 impl Service {
     pub(crate) fn new(context: Context) -> Result<Self, BuildError> {
-        let Context { config, store, links } = context;
+        let Context { config, store, links, clock } = context;
         let (rules, default_ttl) = (config.rules()?, millis(config.default_ttl_seconds));
-        Ok(Self(Arc::new(Shared { rules, default_ttl, store, tells: Tells::new(links) })))
+        Ok(Self(Arc::new(Shared { rules, default_ttl, store, tells: Tells::new(links), clock })))
     }
 
     pub(crate) fn store(&self) -> &dyn CommandQueue {
         &*self.0.store
+    }
+
+    pub(crate) fn now(&self) -> i64 {
+        self.0.clock.unix_millis()
     }
 
     pub(crate) fn tells(&self) -> &Tells {
@@ -203,7 +210,7 @@ impl Service {
 
     /// Returns the id of the message.
     async fn send(self, device: Identity, mut command: Command) -> Result<String, HubError> {
-        let now = unix_millis();
+        let now = self.now();
         let given = command.message_id.take().filter(|id| !id.is_empty());
         let message_id = given.unwrap_or_else(|| random::token().to_string());
         command.message_id = Some(message_id.clone());

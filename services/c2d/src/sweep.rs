@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use dunlin_runtime::Shutdown;
-use dunlin_runtime::clock::unix_millis;
 use dunlin_runtime::component::RunError;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::error;
@@ -29,7 +28,7 @@ pub(crate) async fn run(service: Service, shutdown: Shutdown) -> Result<(), RunE
 
 async fn sweep(service: &Service) {
     loop {
-        let swept = service.store().command_sweep(AT_ONCE, unix_millis(), service.rules()).await;
+        let swept = service.store().command_sweep(AT_ONCE, service.now(), service.rules()).await;
         match swept {
             Ok(swept) => {
                 swept.returned.iter().for_each(|device| service.tells().tell(device));

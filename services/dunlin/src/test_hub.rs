@@ -5,7 +5,7 @@ use std::path::Path;
 
 use dunlin_auth::{ConnectionString, Key};
 use dunlin_registry::MasterKey;
-use dunlin_runtime::Role;
+use dunlin_runtime::{Clock, Role};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -16,24 +16,26 @@ use crate::tls;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// A hub for one test. Its stores are embedded, in a folder that goes with it.
-pub struct TestHub {
-    nodes: Vec<Hub>,
-    stores: Stores,
-    owner: ConnectionString,
-    ca_pem: String,
-    folder: TempDir,
+/// What a hub is started from, again and again.
+pub struct Setup {
+    /// The roles of each node, in an order in which each is started after those it calls.
+    pub nodes: &'static [&'static [Role]],
+    /// What is otherwise than `dunlin up` has it.
+    pub edit: fn(&mut Config),
+    pub clock: Clock,
+    /// What the roles are given for the stores that were opened.
+    pub stores: Box<dyn Fn(Stores) -> Stores + Send + Sync>,
 }
 
-impl TestHub {
+impl Setup {
     /// Every role in one node, as `dunlin up` has it.
-    pub async fn all_in_one() -> Self {
-        Self::start(&[&Role::ALL]).await
+    pub fn all_in_one() -> Self {
+        Self::of(&[&Role::ALL])
     }
 
     /// A node for each role, which call one another over HTTP/2.
-    pub async fn split() -> Self {
-        Self::start(&[
+    pub fn split() -> Self {
+        Self::of(&[
             &[Role::Registry],
             &[Role::Twins],
             &[Role::Methods],
@@ -41,24 +43,59 @@ impl TestHub {
             &[Role::Api],
             &[Role::Gateway],
         ])
-        .await
     }
 
     /// As [`split`](Self::split), with two gateways.
-    pub async fn two_gateways() -> Self {
-        Self::start(&[
+    pub fn two_gateways() -> Self {
+        Self::of(&[
             &[Role::Registry, Role::Twins, Role::Methods, Role::C2d],
             &[Role::Api],
             &[Role::Gateway],
             &[Role::Gateway],
         ])
-        .await
     }
 
-    /// Nodes with these roles, in an order in which each is started after those it calls.
-    async fn start(nodes: &[&[Role]]) -> Self {
+    fn of(nodes: &'static [&'static [Role]]) -> Self {
+        Self { nodes, edit: |_| {}, clock: Clock::default(), stores: Box::new(|stores| stores) }
+    }
+}
+
+/// A hub for one test. Its stores are embedded, in a folder that goes with it.
+pub struct TestHub {
+    nodes: Vec<Hub>,
+    stores: Stores,
+    owner: ConnectionString,
+    ca_pem: String,
+    setup: Setup,
+    folder: TempDir,
+}
+
+impl TestHub {
+    pub async fn all_in_one() -> Self {
+        Self::start(Setup::all_in_one()).await
+    }
+
+    pub async fn split() -> Self {
+        Self::start(Setup::split()).await
+    }
+
+    pub async fn two_gateways() -> Self {
+        Self::start(Setup::two_gateways()).await
+    }
+
+    pub async fn start(setup: Setup) -> Self {
+        Self::start_on(TempDir::new().expect("a folder"), setup).await
+    }
+
+    /// The same hub as a new process would have it: of the one before there is only the folder.
+    pub async fn restart(self) -> Self {
+        let Self { nodes, stores, setup, folder, .. } = self;
+        stop(nodes, stores).await;
+        Self::start_on(folder, setup).await
+    }
+
+    async fn start_on(folder: TempDir, setup: Setup) -> Self {
         no_panic_goes_unseen();
-        let folder = TempDir::new().expect("a folder");
         let mut config = Config::default();
         config.hub.data = folder.path().to_owned();
         config.gateway.bind = HERE;
@@ -67,14 +104,15 @@ impl TestHub {
         // Tests start many hubs at once, and no one test needs more threads.
         config.gateway.workers = 2;
         config.admin.port = 0;
-        if nodes.len() > 1 {
+        if setup.nodes.len() > 1 {
             config.mesh.listen = "127.0.0.1:0".to_owned();
         }
-        let stores = Stores::open(&config).await.expect("stores");
+        (setup.edit)(&mut config);
+        let stores = (setup.stores)(Stores::open(&config).await.expect("stores"));
         let certificate = tls::develop(folder.path(), &config.names()).expect("a certificate");
         let ca_pem = std::fs::read_to_string(&certificate.ca).expect("the CA");
         let mut started = Vec::new();
-        for roles in nodes {
+        for roles in setup.nodes {
             let settings = Settings {
                 config: config.clone(),
                 https_port_asked: true,
@@ -82,6 +120,7 @@ impl TestHub {
                 stores: stores.clone(),
                 master_key: MasterKey::new(&[7; MasterKey::BYTES]),
                 tls: certificate.server.clone(),
+                clock: setup.clock.clone(),
             };
             let mut hub = Hub::start(settings).await.expect("a hub");
             hub.ready().await.expect("ready");
@@ -101,7 +140,7 @@ impl TestHub {
         let gateway = started.iter().find(|node| node.gateway.is_some()).expect("a gateway");
         let port = gateway.gateway.map_or(0, |addresses| addresses.https.port());
         let owner = gateway.owner_connection_string(port).await.expect("the owner's");
-        Self { nodes: started, stores, owner, ca_pem, folder }
+        Self { nodes: started, stores, owner, ca_pem, setup, folder }
     }
 
     /// Where MQTT devices connect.
@@ -182,13 +221,17 @@ impl TestHub {
         events
     }
 
-    /// Stops the nodes in the reverse order of their start, then closes the stores.
     pub async fn stop(self) {
-        for node in self.nodes.into_iter().rev() {
-            node.stop().await;
-        }
-        self.stores.close().await;
+        stop(self.nodes, self.stores).await;
     }
+}
+
+/// Stops the nodes in the reverse order of their start, then closes the stores.
+async fn stop(nodes: Vec<Hub>, stores: Stores) {
+    for node in nodes.into_iter().rev() {
+        node.stop().await;
+    }
+    stores.close().await;
 }
 
 /// From the first hub on, a panic on a connection thread of any hub in this process ends the

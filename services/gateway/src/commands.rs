@@ -17,7 +17,7 @@ use dunlin_proto::v1::{
 use dunlin_runtime::MeshChannel;
 use dunlin_storage::presence::Epoch;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::gateway::Gateway;
 
@@ -39,9 +39,6 @@ pub fn ack(ack: Ack) -> Option<&'static str> {
         Ack::Full => Some("full"),
     }
 }
-
-/// How long a gateway that stops waits until its connections' leases are given back.
-const LAST: Duration = Duration::from_secs(5);
 
 /// Attempts at a call that fails, which are over when the locks are.
 fn attempts() -> ExponentialBuilder {
@@ -87,14 +84,6 @@ impl Gateway {
         Ok(settled.map_err(|status| from_status(&status))?.into_inner().settled)
     }
 
-    /// Once every connection is gone: waits until what they had is settled and given back.
-    pub async fn commands_given_back(&self) {
-        let mut leases = self.leases.0.subscribe();
-        if tokio::time::timeout(LAST, leases.wait_for(|count| *count == 0)).await.is_err() {
-            tracing::warn!("leased C2D messages are left behind, their locks expire");
-        }
-    }
-
     async fn release_commands(
         &self,
         id: &Identity,
@@ -107,30 +96,10 @@ impl Gateway {
     }
 }
 
-/// How many [`Leases`] there are, those included that are being given back.
-#[derive(Default)]
-pub struct LeaseCount(watch::Sender<usize>);
-
-/// One that counts; whoever has it works for its gateway.
-struct Counted(Arc<Gateway>);
-
-impl Counted {
-    fn new(gateway: &Arc<Gateway>) -> Self {
-        gateway.leases.0.send_modify(|count| *count += 1);
-        Self(gateway.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.leases.0.send_modify(|count| *count -= 1);
-    }
-}
-
 /// What one connection has leased. Its calls under way share it: with the last of them it goes, and
 /// what it still holds is released.
 pub struct Leases {
-    gateway: Counted,
+    gateway: Arc<Gateway>,
     identity: Identity,
     epoch: Epoch,
     state: Mutex<State>,
@@ -157,8 +126,8 @@ pub struct Leased {
 }
 
 impl Leases {
-    pub fn new(gateway: &Arc<Gateway>, identity: Identity, epoch: Epoch) -> Arc<Self> {
-        Arc::new(Self { gateway: Counted::new(gateway), identity, epoch, state: Mutex::default() })
+    pub fn new(gateway: Arc<Gateway>, identity: Identity, epoch: Epoch) -> Arc<Self> {
+        Arc::new(Self { gateway, identity, epoch, state: Mutex::default() })
     }
 
     /// Whether nothing is leased.
@@ -170,9 +139,8 @@ impl Leases {
     pub fn lease(self: Arc<Self>, most: usize, tell: impl FnOnce(Leased) + Send + 'static) {
         let most = u32::try_from(most).unwrap_or(u32::MAX);
         let leases = self.clone();
-        self.gateway.0.runtime.spawn(async move {
-            let result =
-                leases.gateway.0.lease_commands(&leases.identity, leases.epoch, most).await;
+        self.gateway.runtime.spawn(async move {
+            let result = leases.gateway.lease_commands(&leases.identity, leases.epoch, most).await;
             // A call that failed here may have had its way there.
             leases.lock().held += result.as_ref().map_or(1, |leased| leased.commands.len());
             tell(Leased { result, leases });
@@ -185,7 +153,7 @@ impl Leases {
         state.outcomes.push((lock_token, disposition));
         if !std::mem::replace(&mut state.settling, true) {
             let leases = self.clone();
-            self.gateway.0.runtime.spawn(async move { while leases.settle_some().await {} });
+            self.gateway.runtime.spawn(async move { while leases.settle_some().await {} });
         }
     }
 
@@ -204,7 +172,7 @@ impl Leases {
         let mut delays = attempts().build();
         loop {
             let call =
-                self.gateway.0.settle_commands(id, self.epoch, locks.clone(), disposition).await;
+                self.gateway.settle_commands(id, self.epoch, locks.clone(), disposition).await;
             match (call, delays.next()) {
                 // Who has lost a lock gets the message again, whatever it says now.
                 (Ok(_), _) => {
@@ -227,8 +195,8 @@ impl Leases {
     /// Gives everything back that is leased, on the main runtime.
     pub fn give_back(self: Arc<Self>, tell: impl FnOnce(Leased) + Send + 'static) {
         let leases = self.clone();
-        self.gateway.0.runtime.spawn(async move {
-            release(&leases.gateway.0, &leases.identity, leases.epoch, false).await;
+        self.gateway.runtime.spawn(async move {
+            release(&leases.gateway, &leases.identity, leases.epoch, false).await;
             tell(Leased { result: Ok(LeaseCommandsResponse::default()), leases });
         });
     }
@@ -254,11 +222,12 @@ impl Drop for Leases {
         // They are told by being dropped.
         let waiting = std::mem::take(&mut state.waiting);
         if state.held > 0 {
-            let (identity, epoch, lost) = (self.identity.clone(), self.epoch, !state.closed);
-            let counted = Counted::new(&self.gateway.0);
-            self.gateway.0.runtime.spawn(async move {
-                release(&counted.0, &identity, epoch, lost).await;
-                drop((waiting, counted));
+            let (gateway, identity, epoch) =
+                (self.gateway.clone(), self.identity.clone(), self.epoch);
+            let lost = !state.closed;
+            self.gateway.runtime.spawn(async move {
+                release(&gateway, &identity, epoch, lost).await;
+                drop(waiting);
             });
         }
     }

@@ -15,7 +15,6 @@ use dunlin_storage::presence::{Claim, Epoch, Holder};
 use dunlin_storage::{EventLog, Presence};
 use tokio::runtime::Handle;
 
-use crate::commands::LeaseCount;
 use crate::https::Senders;
 use crate::reports::Reports;
 use crate::session::{Claimant, DeviceSession};
@@ -48,14 +47,13 @@ pub struct Gateway {
     /// What the registry is still to be told of connections.
     pub reports: Reports,
     pub sessions: Sessions,
-    /// What connections have leased of C2D messages.
-    pub leases: LeaseCount,
     /// Whose HTTPS requests are let in without asking again.
     pub senders: Senders,
     pub runtime: Handle,
     /// Of connections, over all workers.
     pub serials: AtomicU32,
-    /// Connections that are being opened now, and how many may be.
+    /// Connections that are being opened now and requests whose sender is asked for, and how many
+    /// may be.
     pub opening: AtomicUsize,
     pub max_opening: usize,
 }
@@ -64,14 +62,19 @@ impl Gateway {
     /// Opens a session on the main runtime, so that nothing of it stalls the caller's thread. A
     /// caller that stops waiting loses nothing: the session is then dropped, which undoes it.
     pub async fn open(self: &Arc<Self>, claimant: Claimant) -> Result<DeviceSession, HubError> {
-        let Some(_turn) = Turn::take(self) else {
-            return Err(HubError::new(ErrorCode::ServerBusy, "too many devices connect at once"));
-        };
+        let _turn = self.turn()?;
         let gateway = self.clone();
         let task = self.runtime.spawn(async move { gateway.open_here(claimant).await });
         task.await.unwrap_or_else(|error| {
             tracing::error!(%error, "opening a session failed: please report this");
             Err(HubError::new(ErrorCode::ServerError, "opening the session failed"))
+        })
+    }
+
+    /// To have the registry judge who somebody is; as many are judged at once as may be.
+    pub fn turn(&self) -> Result<Turn<'_>, HubError> {
+        Turn::take(self).ok_or_else(|| {
+            HubError::new(ErrorCode::ServerBusy, "too many devices come at once: try again later")
         })
     }
 
@@ -177,8 +180,8 @@ pub async fn disconnect(address: &Address, reason: ErrorCode) {
     }
 }
 
-/// A place among the connections that are being opened.
-struct Turn<'a>(&'a Gateway);
+/// A place among the devices that are being authenticated.
+pub struct Turn<'a>(&'a Gateway);
 
 impl<'a> Turn<'a> {
     fn take(gateway: &'a Gateway) -> Option<Self> {

@@ -51,7 +51,8 @@ pub struct Config {
     pub https_port: u16,
     /// Connection threads; 0: as many as there are processors.
     pub workers: usize,
-    /// Devices that may be connecting at once; the next are told to come back (CONNACK 3).
+    /// Devices that may be authenticated at once, connecting or by HTTPS; the next are told to come
+    /// back (CONNACK 3, 503).
     pub max_connecting: usize,
     /// Connections each head keeps that have not finished TLS or not said who they are, and HTTPS
     /// connections without a request: when one more comes, the oldest is closed. 0: an eighth of
@@ -149,7 +150,6 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         claims: Turns::default(),
         reports: reports::Reports::default(),
         sessions: sessions::Sessions::default(),
-        leases: commands::LeaseCount::default(),
         senders: https::Senders::default(),
         runtime: Handle::current(),
         serials: AtomicU32::new(0),
@@ -168,9 +168,8 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
             Box::pin(async move {
                 let keeper = sessions::Keeper::start(told.clone());
                 let lease = lease::Lease::start(told.clone());
-                let reporter = reports::Reporter::start(told.clone());
+                let reporter = reports::Reporter::start(told);
                 let ended = server.run(shutdown).await;
-                told.commands_given_back().await;
                 lease.finish().await;
                 keeper.finish().await;
                 reporter.finish().await;

@@ -24,6 +24,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// After a failure, and how long the last report of a gateway may take.
 const RETRY: Duration = Duration::from_secs(1);
 const LAST: Duration = Duration::from_secs(5);
+/// Reports of requests that may wait for the next look; then they are told at once.
+const MOST: usize = 100_000;
 /// Reports in one call.
 const CALL: usize = 1_000;
 
@@ -56,7 +58,11 @@ impl Reports {
     pub fn active_without_connection(&self, id: &Identity, generation_id: &str) {
         let last_activity = clock::unix_millis();
         let state = ConnectionState { connected: false, updated: 0, last_activity };
-        self.put(id.clone(), Report { generation_id: generation_id.into(), epoch: 0, state });
+        let waiting =
+            self.put(id.clone(), Report { generation_id: generation_id.into(), epoch: 0, state });
+        if waiting >= MOST {
+            self.wake.notify_one();
+        }
     }
 
     /// `last_activity`: when it was last heard of, as far as is known.
@@ -72,8 +78,11 @@ impl Reports {
         self.wake.notify_one();
     }
 
-    fn put(&self, id: Identity, report: Report) {
-        fold(&mut self.lock(), id, report);
+    /// How many wait then.
+    fn put(&self, id: Identity, report: Report) -> usize {
+        let mut pending = self.lock();
+        fold(&mut pending, id, report);
+        pending.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Identity, Report>> {
@@ -184,6 +193,21 @@ async fn run(gateway: Arc<Gateway>, stop: Shutdown) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn many_requests_are_told_before_their_time() {
+        use futures_util::FutureExt;
+        let reports = Reports::default();
+        let hear = |n: usize| {
+            let id = Identity::parse(&format!("d{n}")).expect("an id");
+            reports.active_without_connection(&id, "g");
+        };
+        (1..MOST).for_each(hear);
+        hear(1);
+        assert!(reports.wake.notified().now_or_never().is_none());
+        hear(MOST);
+        assert!(reports.wake.notified().now_or_never().is_some());
+    }
 
     #[test]
     fn reports_of_one_identity_become_one() {

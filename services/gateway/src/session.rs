@@ -135,7 +135,7 @@ impl DeviceSession {
 
     /// What it leases of C2D messages.
     pub fn leases(&self) -> Arc<Leases> {
-        Leases::new(&self.gateway, self.identity.clone(), self.epoch)
+        Leases::new(self.gateway.clone(), self.identity.clone(), self.epoch)
     }
 
     /// Hands a D2C message to the event log, stamped with what the hub knows of its sender.

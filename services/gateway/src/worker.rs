@@ -13,7 +13,6 @@ use dunlin_storage::event_log::Completions;
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use crate::commands::Leases;
 use crate::gateway::Gateway;
 use crate::mqtt::Connection;
 use crate::mqtt::bag::Bag;
@@ -95,11 +94,10 @@ impl Worker {
         for command in inbox.commands.drain(..) {
             match command {
                 Command::Disconnect { key, reason, done } => {
-                    match self.disconnect(key, reason) {
-                        // What its device has acknowledged is not to go to the next connection.
-                        Some(leases) => leases.when_gone(done),
-                        // Nobody may be waiting any more.
-                        None => drop(done.send(())),
+                    // What its device has acknowledged is not to go to the next connection. Who waits
+                    // is told by `done` being dropped.
+                    if let Some(connection) = self.disconnect(key, reason) {
+                        connection.when_leases_are_gone(done);
                     }
                 }
                 Command::Tell { key, message } => match self.connection(key) {
@@ -123,7 +121,7 @@ impl Worker {
     }
 
     /// Tells a connection to go. What it has leased of C2D messages is given back with it.
-    fn disconnect(&self, key: u64, reason: ErrorCode) -> Option<Arc<Leases>> {
+    fn disconnect(&self, key: u64, reason: ErrorCode) -> Option<Rc<Connection>> {
         if let Some(Slot::Opening { serial, doomed }) = self.slots.borrow_mut().get_mut(index(key))
             && *serial == serial_of(key)
         {
@@ -131,7 +129,7 @@ impl Worker {
         }
         let connection = self.connection(key)?;
         connection.end(reason);
-        connection.leases()
+        Some(connection)
     }
 
     fn sweep(self: &Rc<Self>) {

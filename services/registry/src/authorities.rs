@@ -128,7 +128,9 @@ impl Authorities {
         let proof = Chain::new(vec![x509::from_pem(pem).map_err(refused)?]).map_err(refused)?;
         let prove = |entry: &mut Entry| {
             if entry.code.is_empty() {
-                return Err(invalid("generate a verification code first, and sign that"));
+                return Err(invalid(
+                    "no code waits for a proof: generate a verification code, and sign that",
+                ));
             }
             proof
                 .proves_possession(&entry.authority, &entry.code, unix_seconds())

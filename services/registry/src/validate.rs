@@ -76,7 +76,8 @@ fn self_signed(thumbprints: &KeyPair) -> Result<(), HubError> {
     if well_formed(&thumbprints.primary) && well_formed(&thumbprints.secondary) {
         Ok(())
     } else {
-        Err(invalid("a thumbprint has 40 (SHA-1) or 64 (SHA-256) hexadecimal digits"))
+        let digits = "40 (SHA-1) or 64 (SHA-256) hexadecimal digits and nothing between them";
+        Err(invalid(format!("a thumbprint has {digits}")))
     }
 }
 
@@ -139,6 +140,8 @@ mod tests {
         check(|new| new.authentication = self_signed("", ""), Some("needs"));
         check(|new| new.authentication = self_signed(&sha1[1..], ""), Some("40"));
         check(|new| new.authentication = self_signed(&"x".repeat(40), ""), Some("hexadecimal"));
+        let colons = ["AB"; 20].join(":");
+        check(|new| new.authentication = self_signed(&colons, ""), Some("nothing between"));
         let scoped = |rest: &str| Some(format!("{SCOPE_SCHEME}{rest}"));
         check(|new| new.device_scope = scoped("parent-1"), None);
         check(|new| new.device_scope = scoped(""), Some("reads"));

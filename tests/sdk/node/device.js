@@ -40,6 +40,8 @@ async function connect(ask) {
     if (ask.certificate) {
       options.cert = fs.readFileSync(ask.certificate, 'ascii');
       options.key = fs.readFileSync(ask.key, 'ascii');
+      // Without any of these the SDK's HTTP transport never says that it has taken the others.
+      if (ask.transport === 'https') options.http = { receivePolicy: { interval: 1 } };
     }
     if (ask.ca || ask.certificate) await client.setOptions(options);
   }
@@ -139,6 +141,11 @@ function takeCommands(ask) {
   });
 }
 
+// A hub sends nothing to inputs: what comes is said, lest it be overlooked.
+function takeInputs() {
+  client.on('inputMessage', (name) => say({ event: 'input', name }));
+}
+
 const operations = {
   connect,
   send,
@@ -148,6 +155,7 @@ const operations = {
   watch_desired: watchDesired,
   take_methods: takeMethods,
   take_commands: takeCommands,
+  take_inputs: takeInputs,
   disconnect: () => client.close(),
 };
 

@@ -89,12 +89,23 @@ class Client:
         self.client.on_twin_desired_properties_patch_received = changed
 
     def take_commands(self, _):
+        # Not by a handler: the SDK runs four of them at a time, in no order.
+        first = self.client.receive_message(block=False)
+        threading.Thread(target=self.receive, args=[first], daemon=True).start()
+
+    def receive(self, message):
+        while True:
+            if message is not None:
+                say({"event": "command", "body": base64.b64encode(message.data).decode(),
+                     "message_id": message.message_id, "correlation_id": message.correlation_id,
+                     "user_id": message.user_id, "content_type": message.content_type,
+                     "content_encoding": message.content_encoding, "ack": message.ack,
+                     "expires": message.expiry_time_utc, "properties": message.custom_properties})
+            message = self.client.receive_message()
+
+    def take_inputs(self, _):
         def received(message):
-            say({"event": "command", "body": base64.b64encode(message.data).decode(),
-                 "message_id": message.message_id, "correlation_id": message.correlation_id,
-                 "user_id": message.user_id, "content_type": message.content_type,
-                 "content_encoding": message.content_encoding, "ack": message.ack,
-                 "expires": message.expiry_time_utc, "properties": message.custom_properties})
+            say({"event": "input", "name": message.input_name})
         self.client.on_message_received = received
 
     def take_methods(self, ask):

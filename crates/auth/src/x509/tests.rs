@@ -1,5 +1,9 @@
 //! What a certificate proves and what not, by certificates made for it.
 
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair as Pair, KeyUsagePurpose, date_time_ymd,
@@ -214,6 +218,13 @@ fn every_date_and_every_length_of_a_chain_counts() {
         let outcome = chain(&[&leaf, &between]).proves(&device("d"), &[&ca], NOW);
         assert_eq!(outcome.is_ok(), good, "{what}: {outcome:?}");
     }
+    // That it is not known, where it has run out, would lead nobody to its dates.
+    let over = made(early(authority("old", unbound)), None);
+    let leaf = made(named("d"), Some(&over));
+    let outcome = chain(&[&leaf]).proves(&device("d"), &[&trusted(&over)], NOW);
+    let said = outcome.expect_err("it has run out").to_string();
+    assert!(said.contains("CN=old is out of date"), "{said}");
+
     let mut all = vec![root()];
     for _ in 0..limits::CLIENT_CERTIFICATES - 1 {
         let below = made(ca(unbound), all.last());
@@ -258,8 +269,8 @@ fn possession_is_proved_by_a_certificate_over_the_code() {
     let (ca, proof) = (trusted(&root), made(named(code), Some(&root)));
     assert_eq!(chain(&[&proof]).proves_possession(&ca, code, NOW), Ok(()));
     assert!(chain(&[&proof]).proves_possession(&ca, "0123456789ABCDEE", NOW).is_err());
-    let other = made(named(code), None);
-    assert!(chain(&[&other]).proves_possession(&ca, code, NOW).is_err());
+    let other = chain(&[&made(named(code), None)]).proves_possession(&ca, code, NOW);
+    assert!(matches!(other, Err(X509Error::NotPossessed { .. })), "{other:?}");
     assert!(
         chain(&[&root]).proves_possession(&ca, "root", NOW).is_err(),
         "the CA itself is public"
@@ -274,6 +285,44 @@ fn pem_is_read_and_nothing_else() {
     assert_eq!(from_pem(&format!("subject=CN=root\n{pem}{}", pem_of(b"another"))), Ok(root.der));
     for text in ["", "-----BEGIN CERTIFICATE-----", &pem[..60], &pem.replace("CERT", "KEY")] {
         assert_eq!(from_pem(text), Err(X509Error::NotPem), "{text}");
+    }
+}
+
+/// A CA, an intermediate of it and a leaf of that.
+static CHAIN: LazyLock<[Made; 3]> = LazyLock::new(|| {
+    let root = root();
+    let between = made(authority("between", BasicConstraints::Unconstrained), Some(&root));
+    let leaf = made(named("d"), Some(&between));
+    [root, between, leaf]
+});
+
+proptest! {
+    /// Bytes replaced, put in and left out.
+    #[test]
+    fn a_certificate_that_was_changed_proves_nothing(
+        edits in proptest::collection::vec((any::<Index>(), 0..3, any::<u8>()), 1..6),
+        of_leaf in any::<bool>(),
+    ) {
+        let [root, between, leaf] = &*CHAIN;
+        let mut shown = vec![leaf.der.clone(), between.der.clone()];
+        let changed = &mut shown[usize::from(!of_leaf)];
+        for (at, edit, byte) in edits {
+            let at = at.index(changed.len());
+            match edit {
+                0 => changed[at] = byte,
+                1 => changed.insert(at, byte),
+                _ => {
+                    changed.remove(at);
+                }
+            }
+        }
+        let changed = changed.clone();
+        prop_assume!(![&leaf.der, &between.der].contains(&&changed));
+        let chain = Chain::new(shown).expect("small");
+        prop_assert!(chain.proves(&device("d"), &[&trusted(root)], NOW).is_err());
+        let pair = KeyPair { primary: sha1(&changed), secondary: String::new() };
+        let _ = Chain::new(vec![changed.clone()]).expect("small").has_thumbprint(&pair, NOW);
+        let _ = Authority::from_der(changed);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,9 +17,24 @@ use tower::{Service, ServiceExt};
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
 
+/// The routes of this process, while they are attached.
+#[derive(Default)]
+pub(super) struct Local(RwLock<Option<Routes>>);
+
+impl Local {
+    pub fn get(&self) -> Option<Routes> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns what was there before.
+    pub fn set(&self, routes: Option<Routes>) -> Option<Routes> {
+        std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), routes)
+    }
+}
+
 #[derive(Clone)]
 pub(super) enum Target {
-    Local(Arc<OnceLock<Routes>>),
+    Local(Arc<Local>),
     Remote(Channel),
 }
 
@@ -71,9 +86,9 @@ impl Service<Request> for MeshChannel {
 
 async fn dispatch(target: Target, request: Request) -> Result<Response, Status> {
     match target {
-        Target::Local(routes) => match routes.get().cloned() {
+        Target::Local(routes) => match routes.get() {
             Some(routes) => routes.oneshot(request).await.map_err(|never| match never {}),
-            None => Err(Status::unavailable("this process is still starting")),
+            None => Err(Status::unavailable("this process is starting or stopping")),
         },
         // A peer that is away or sheds load is a passing fault, whatever the transport calls it.
         Target::Remote(channel) => channel.oneshot(request).await.map_err(|error| {

@@ -2,7 +2,7 @@
 //! HTTP/2; the caller cannot tell (docs/adr/0001-mesh.md).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use crate::{Role, Shutdown};
 mod channel;
 
 pub use channel::MeshChannel;
-use channel::Target;
+use channel::{Local, Target};
 
 /// How long a call may take to its response head, unless its channel says otherwise.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ struct Inner {
     node: String,
     local_roles: Vec<Role>,
     config: Config,
-    local: Arc<OnceLock<Routes>>,
+    local: Arc<Local>,
     runtime: Handle,
     nodes: Mutex<HashMap<String, Target>>,
 }
@@ -133,8 +133,14 @@ impl Mesh {
     /// Puts the routes of this process's roles in place. Called once, last: until then calls wait
     /// for nothing and are answered `Unavailable`, so roles may hold channels to one another.
     pub fn attach(&self, routes: axum::Router) {
-        let attached = self.inner.local.set(Routes::from(routes).prepare());
-        assert!(attached.is_ok(), "routes are attached once");
+        let before = self.inner.local.set(Some(Routes::from(routes).prepare()));
+        assert!(before.is_none(), "routes are attached once");
+    }
+
+    /// Takes the routes away again, for the process's end: what serves them holds channels to them,
+    /// and nobody would ever let go of the stores.
+    pub fn detach(&self) {
+        self.inner.local.set(None);
     }
 
     /// Serves the attached routes to other processes until shutdown.
@@ -143,7 +149,7 @@ impl Mesh {
         listener: tokio::net::TcpListener,
         shutdown: Shutdown,
     ) -> Result<(), tonic::transport::Error> {
-        let Some(routes) = self.inner.local.get().cloned() else { return Ok(()) };
+        let Some(routes) = self.inner.local.get() else { return Ok(()) };
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         Server::builder()
             .add_routes(routes)

@@ -86,3 +86,19 @@ fn a_call_from_a_connection_thread_runs_on_the_main_runtime() {
     let thread = worker.block_on(text(channel, request)).expect("answered");
     assert_ne!(thread, format!("{:?}", std::thread::current().id()));
 }
+
+/// A handler that holds a channel to its own routes would be there for ever.
+#[tokio::test]
+async fn routes_that_are_detached_are_let_go_of() {
+    let mesh = Mesh::new(Config::default(), &[Role::Api], Handle::current());
+    let channel = mesh.channel(Role::Api).expect("runs here");
+    let held = std::sync::Arc::new(channel.clone());
+    let there = std::sync::Arc::downgrade(&held);
+    mesh.attach(axum::Router::new().route("/", get(move || async move { drop(held) })));
+    assert!(there.upgrade().is_some());
+    mesh.detach();
+    assert!(there.upgrade().is_none());
+    let request = http::Request::get("/").body(Body::empty()).expect("a request");
+    let error = text(channel, request).await.expect_err("nobody answers");
+    assert_eq!(error.code(), Code::Unavailable);
+}

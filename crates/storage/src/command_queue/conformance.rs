@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dunlin_model::command::{Ack, Disposition, LockToken, Outcome};
 use dunlin_model::{Command, Identity};
 
-use super::{CommandQueue, FeedbackRecord, FeedbackRules, Leased, Rules, Swept};
+use super::{CommandQueue, FeedbackRecord, FeedbackRules, Lease, Leased, Rules, Settlement, Swept};
 use crate::device_store::conformance::{RACERS, race, sample};
 use crate::device_store::{IdentityWrite, IfMatch};
 use crate::presence::Epoch;
@@ -16,10 +16,13 @@ use crate::{DeviceStore, StoreError};
 mod checker;
 mod feedback;
 mod locks;
+pub mod model;
+mod watched;
 
 pub use checker::every_message_ends_once;
 pub use feedback::*;
 pub use locks::*;
+pub use watched::Watch;
 
 /// Two ports on the same data.
 #[derive(Clone)]
@@ -97,7 +100,8 @@ impl Stores {
         now: i64,
     ) -> Result<Vec<Leased>, StoreError> {
         let tokens = (first..first + most).map(token).collect();
-        self.queue.command_lease("d", epoch, tokens, usize::MAX, now, &rules()).await
+        let lease = self.queue.command_lease("d", epoch, tokens, usize::MAX, now, &rules()).await;
+        lease.map(|lease| lease.messages)
     }
 
     async fn leased(&self, epoch: Epoch, first: usize, most: usize, now: i64) -> Vec<Leased> {
@@ -113,7 +117,7 @@ impl Stores {
     ) -> Vec<bool> {
         let settled =
             self.queue.command_settle("d", epoch, tokens, disposition, now, &rules()).await;
-        settled.expect("settle")
+        settled.expect("settle").held
     }
 
     async fn purge(&self, device: &str, now: i64) -> Result<u32, StoreError> {
@@ -197,11 +201,11 @@ pub async fn only_devices_have_queues(stores: Stores) {
         let count = stores.queue.command_count(id, NOW, &rules()).await;
         assert!(matches!(count, Err(StoreError::NotFound)), "{id}");
         let lease = stores.queue.command_lease(id, 1, vec![token(0)], 9, NOW, &rules()).await;
-        assert_eq!(lease.expect("lease"), []);
+        assert_eq!(lease.expect("lease"), Lease::default());
         let complete = Disposition::Complete;
         let settled =
             stores.queue.command_settle(id, 1, &[token(0)], complete, NOW, &rules()).await;
-        assert_eq!(settled.expect("settle"), [false]);
+        assert_eq!(settled.expect("settle").held, [false]);
     }
     assert_eq!(stores.count(NOW).await, 0);
 }

@@ -49,6 +49,23 @@ pub struct Leased {
     pub enqueued: i64,
 }
 
+/// What was handed out in one call.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Lease {
+    pub messages: Vec<Leased>,
+    /// Time had ended a lock, and nobody knows yet: somebody else may wait for what it held.
+    pub returned: bool,
+}
+
+/// What became of locks that were to be settled.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Settlement {
+    /// Of each, whether it was held.
+    pub held: Vec<bool>,
+    /// A message is to be had again: one that was abandoned, or whose lock time had ended.
+    pub returned: bool,
+}
+
 /// What became of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedbackRecord {
@@ -98,6 +115,8 @@ pub struct Swept {
 ///   no connection: it ends nobody's locks, and its own end by time alone.
 /// * A message that is locked does not expire before its lock has ended. Where a lock ends and the
 ///   delivery count is at its maximum, that is the outcome, whether or not it has expired too.
+/// * Whoever brings a message back is told so, since its device is then to be told. That a connection
+///   has ended is no news to a device.
 /// * What time ends has ended for every method that is told a later time, whether or not anybody has
 ///   swept: [`command_sweep`](Self::command_sweep) only brings it about that feedback comes without
 ///   anybody asking for the device.
@@ -125,9 +144,9 @@ pub trait CommandQueue: Send + Sync + 'static {
         bytes: usize,
         now: i64,
         rules: &Rules,
-    ) -> Result<Vec<Leased>, StoreError>;
+    ) -> Result<Lease, StoreError>;
 
-    /// Settles what is locked under these tokens; of each, whether it was, by that epoch.
+    /// Settles what is locked under these tokens by that epoch.
     async fn command_settle(
         &self,
         device: &str,
@@ -136,7 +155,7 @@ pub trait CommandQueue: Send + Sync + 'static {
         disposition: Disposition,
         now: i64,
         rules: &Rules,
-    ) -> Result<Vec<bool>, StoreError>;
+    ) -> Result<Settlement, StoreError>;
 
     /// Ends the locks of a connection. `in_vain`: its hand-outs count.
     async fn command_release(

@@ -5,7 +5,7 @@ use dunlin_model::Command;
 use dunlin_model::command::{Disposition, LockToken};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{CommandQueue, FeedbackBatch, FeedbackRules, Leased, Rules, Swept};
+use super::{CommandQueue, FeedbackBatch, FeedbackRules, Lease, Rules, Settlement, Swept};
 use crate::StoreError;
 use crate::presence::Epoch;
 use crate::sqlite::Sqlite;
@@ -58,26 +58,26 @@ impl CommandQueue for SqliteCommandQueue {
         bytes: usize,
         now: i64,
         rules: &Rules,
-    ) -> Result<Vec<Leased>, StoreError> {
+    ) -> Result<Lease, StoreError> {
         let queued = "SELECT 1 FROM command WHERE device_id = ?1 AND ?2 = 0 LIMIT 1";
         if !self.any(queued, device, 0).await? {
-            return Ok(Vec::new());
+            return Ok(Lease::default());
         }
         let (device, rules) = (device.to_owned(), rules.clone());
         let lease = move |db: &Connection| {
             if epoch != 0 && epoch < newest_epoch(db, &device)? {
                 return Err(StoreError::PreconditionFailed);
             }
-            messages::look(db, &device, now, &rules)?;
+            let returned = messages::look(db, &device, now, &rules)?;
             if epoch != 0 {
                 messages::take_back(db, &device, 1..epoch, true, now, &rules)?;
             }
-            let leased = messages::lock(db, &device, epoch, tokens, bytes, now + rules.lock)?;
-            if epoch != 0 && !leased.is_empty() {
+            let messages = messages::lock(db, &device, epoch, tokens, bytes, now + rules.lock)?;
+            if epoch != 0 && !messages.is_empty() {
                 let sql = "UPDATE command_queue SET epoch = ?2 WHERE device_id = ?1";
                 db.prepare_cached(sql)?.execute(params![device, epoch.cast_signed()])?;
             }
-            Ok(leased)
+            Ok(Lease { messages, returned })
         };
         self.sqlite.write(lease).await
     }
@@ -90,13 +90,18 @@ impl CommandQueue for SqliteCommandQueue {
         disposition: Disposition,
         now: i64,
         rules: &Rules,
-    ) -> Result<Vec<bool>, StoreError> {
+    ) -> Result<Settlement, StoreError> {
         let (device, tokens, rules) = (device.to_owned(), tokens.to_owned(), rules.clone());
         let settle = move |db: &Connection| {
-            messages::look(db, &device, now, &rules)?;
-            let settle =
-                |token| messages::settle(db, &device, epoch, token, disposition, now, &rules);
-            tokens.iter().map(settle).collect()
+            let returned = messages::look(db, &device, now, &rules)?;
+            let mut settlement = Settlement { held: Vec::new(), returned };
+            for token in &tokens {
+                let settled =
+                    messages::settle(db, &device, epoch, token, disposition, now, &rules)?;
+                settlement.held.push(settled.is_some());
+                settlement.returned |= settled == Some(true);
+            }
+            Ok(settlement)
         };
         self.sqlite.write(settle).await
     }

@@ -41,6 +41,7 @@ conforms!(
     a_hand_out_is_bounded_in_bytes,
     a_lock_ends_with_its_time,
     who_is_swept_is_told_of,
+    who_brings_a_message_back_is_told_so,
     each_way_in_vain_ends_at_the_maximum,
     a_newer_connection_takes_over,
     a_request_without_a_connection_stands_apart,

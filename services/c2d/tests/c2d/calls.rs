@@ -1,7 +1,6 @@
 //! Calls, what is refused, and what comes of itself: notifications and what time ends.
 
 use ErrorCode as E;
-use dunlin_runtime::clock::unix_millis;
 
 use super::*;
 
@@ -144,6 +143,29 @@ async fn a_connected_device_is_told_also_at_the_second_attempt() {
     hub.settle(1, &[&leased[0].lock_token], v1::Disposition::Abandon).await.expect("settled");
     assert_eq!(soon(hub.told.recv()).await.as_deref(), Some("d"));
     assert!(hub.told.try_recv().is_err(), "once each");
+}
+
+/// Whichever call comes before the sweep: the device is connected, and would not ask by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connected_device_is_told_of_what_time_gave_back() {
+    for lease in [true, false] {
+        let mut hub = Hub::start(Config::default()).await;
+        for id in ["1", "2"] {
+            hub.send("d", command(id)).await.expect("sent");
+        }
+        // By request, of no connection.
+        assert_eq!(hub.lease(0, 2).await.map(|leased| leased.len()), Ok(2));
+        hub.connect().await;
+        hub.ahead.store(60_000, Ordering::SeqCst);
+        match lease {
+            true => assert_eq!(hub.lease(0, 1).await.map(|leased| leased.len()), Ok(1)),
+            false => {
+                let lost = hub.settle(0, &["no token"], v1::Disposition::Complete).await;
+                assert_eq!(lost, Ok(vec![false]));
+            }
+        }
+        assert_eq!(soon(hub.told.recv()).await.as_deref(), Some("d"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

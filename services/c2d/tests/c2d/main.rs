@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use dunlin_c2d::Config;
@@ -11,7 +11,8 @@ use dunlin_proto::status::from_status;
 use dunlin_proto::v1;
 use dunlin_proto::v1::c2d_client::C2dClient;
 use dunlin_proto::v1::device_link_server::{DeviceLink, DeviceLinkServer};
-use dunlin_runtime::{DeviceLinks, Mesh, MeshChannel, Role, Shutdown, mesh};
+use dunlin_runtime::clock::unix_millis;
+use dunlin_runtime::{Clock, DeviceLinks, Mesh, MeshChannel, Role, Shutdown, mesh};
 use dunlin_storage::command_queue::SqliteCommandQueue;
 use dunlin_storage::device_store::{SqliteDeviceStore, StoredIdentity};
 use dunlin_storage::presence::MemoryPresence;
@@ -32,6 +33,8 @@ struct Hub {
     presence: Arc<MemoryPresence>,
     node: String,
     shutdown: Shutdown,
+    /// Milliseconds by which its clock is ahead of the machine's.
+    ahead: Arc<AtomicI64>,
     _folder: TempDir,
 }
 
@@ -88,10 +91,13 @@ impl Hub {
         let (notes, told) = mpsc::unbounded_channel();
         let mesh = Mesh::new(mesh::Config::default(), &[Role::C2d], Handle::current());
         let presence = Arc::new(MemoryPresence::new(1));
+        let ahead = Arc::new(AtomicI64::new(0));
+        let by = ahead.clone();
         let built = dunlin_c2d::build(dunlin_c2d::Context {
             config,
             store: Arc::new(SqliteCommandQueue::new(sqlite)),
             links: DeviceLinks::new(mesh.clone(), presence.clone()),
+            clock: Clock::new(move || unix_millis() + by.load(Ordering::SeqCst)),
         });
         let component = built.expect("good settings");
         let link = DeviceLinkServer::new(Gateway { notes, failed: Arc::default() });
@@ -101,7 +107,7 @@ impl Hub {
         let shutdown = Shutdown::new();
         tokio::spawn((component.run)(shutdown.clone()));
         let node = mesh.node().to_owned();
-        Self { client, told, presence, node, shutdown, _folder: folder }
+        Self { client, told, presence, node, shutdown, ahead, _folder: folder }
     }
 
     async fn connect(&self) {

@@ -63,6 +63,9 @@ Example: the code and the commands that sign it, then the proof
     Delete {
         #[command(flatten)]
         ca: CaArgs,
+        /// Only if this is the current ETag.
+        #[arg(long)]
+        etag: Option<String>,
     },
 }
 
@@ -117,8 +120,9 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
         Command::Show { ca, .. } => {
             output::json(&ca.login.client()?.certificate_get(&ca.name).await?)
         }
-        Command::Delete { ca } => {
-            ca.login.client()?.certificate_delete(&ca.name).await?;
+        Command::Delete { ca, etag } => {
+            let etag = etag.as_deref().unwrap_or("*");
+            ca.login.client()?.certificate_delete(&ca.name, etag).await?;
             line(&format!("deleted {}", ca.name))
         }
     }

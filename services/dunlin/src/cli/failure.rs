@@ -64,6 +64,9 @@ fn advice(error: &ClientError) -> (&'static str, u8) {
             "DeviceNotFound" => ("\n`dunlin device list` shows what is registered", 1),
             "DeviceAlreadyExists" => ("\n`dunlin device show -d ID` shows it", 1),
             "CertificateNotFound" => ("\n`dunlin ca list` shows the hub's CA certificates", 1),
+            "ArgumentInvalid" if message.contains("generate a verification code") => {
+                ("\n`dunlin ca verify -n NAME` without --path prints one, and how to sign it", 1)
+            }
             "ModuleNotFound" => ("\n`dunlin module list -d ID` shows the device's modules", 1),
             "ModuleAlreadyExistsOnDevice" => ("\n`dunlin module show -d ID -m ID` shows it", 1),
             "PreconditionFailed" => {

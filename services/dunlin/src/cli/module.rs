@@ -41,16 +41,19 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Change who looks after a module.
-    #[command(
-        after_help = "Example:\n  dunlin module update -d my-device -m my-module --managed-by me"
-    )]
+    /// Change who looks after a module, or how it authenticates. What is not named stays.
+    #[command(after_help = "\
+Example: from keys to a certificate of its own
+  dunlin module update -d my-device -m my-module --auth-method x509_thumbprint \
+--primary-thumbprint A1B2…")]
     Update {
         #[command(flatten)]
         module: ModuleArgs,
+        #[command(flatten)]
+        auth: AuthArgs,
         /// Who looks after it; empty: nobody.
         #[arg(long)]
-        managed_by: String,
+        managed_by: Option<String>,
         /// Only if this is the current ETag.
         #[arg(long)]
         etag: Option<String>,
@@ -133,19 +136,28 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
             let modules = device.login.client()?.module_list(device.id()?.device_id()).await?;
             if json { output::json(&modules) } else { table(&identity::rows(&modules, &COLUMNS)) }
         }
-        Command::Update { module, managed_by, etag, json } => {
+        Command::Update { module, auth, managed_by, etag, json } => {
+            if managed_by.is_none() && auth.is_empty() {
+                let text =
+                    "nothing to update: give --managed-by, --auth-method, keys or thumbprints";
+                return Err(Failure::Usage(text.to_owned()));
+            }
             let (client, id) = (module.client()?, module.id()?);
             let mut body = client.device_get(id.as_str()).await?;
             let etag = etag.unwrap_or_else(|| text(&body, "/etag").to_owned());
             // Not null, which the hub takes for left out: an empty one clears.
-            body["managedBy"] = managed_by.into();
+            if let Some(who) = managed_by {
+                body["managedBy"] = who.into();
+            }
+            auth.change(&mut body)?;
             let updated = client.device_put(id.as_str(), &body, Some(&etag)).await?;
             if json {
                 return output::json(&updated);
             }
+            let kind = text(&updated, "/authentication/type");
             match text(&updated, "/managedBy") {
-                "" => line(&format!("{id} is managed by nobody")),
-                who => line(&format!("{id} is managed by {who}")),
+                "" => line(&format!("{id} authenticates by {kind} and is managed by nobody")),
+                who => line(&format!("{id} authenticates by {kind} and is managed by {who}")),
             }
         }
         Command::Delete { module, etag } => {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use dunlin_gateway::{Addresses, TlsFiles};
-use dunlin_runtime::Role;
+use dunlin_runtime::{Clock, Role};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::{Table, Value};
 use tracing::info;
@@ -138,6 +138,7 @@ async fn serve(
         stores: stores.clone(),
         tls,
         config: config.clone(),
+        clock: Clock::default(),
     };
     let mut hub = Hub::start(settings).await?;
     let outcome = tokio::select! {

@@ -3,7 +3,7 @@
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
-use super::{Client, ClientError, encoded};
+use super::{Client, ClientError, encoded, quoted};
 
 const CERTIFICATES: &str = "/dunlin/v1/certificates";
 
@@ -33,8 +33,8 @@ impl Client {
         self.call(self.certificate(Method::POST, name, "/verify").json(&body)).await
     }
 
-    pub async fn certificate_delete(&self, name: &str) -> Result<(), ClientError> {
-        let request = self.certificate(Method::DELETE, name, "").header("if-match", "\"*\"");
+    pub async fn certificate_delete(&self, name: &str, etag: &str) -> Result<(), ClientError> {
+        let request = self.certificate(Method::DELETE, name, "").header("if-match", quoted(etag));
         self.call(request).await.map(drop)
     }
 

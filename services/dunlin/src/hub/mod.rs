@@ -15,7 +15,7 @@ use dunlin_gateway::{Addresses, TlsFiles};
 use dunlin_proto::v1::GetPolicyRequest;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_registry::MasterKey;
-use dunlin_runtime::{Component, DeviceLinks, Health, Mesh, Role, Shutdown, memory};
+use dunlin_runtime::{Clock, Component, DeviceLinks, Health, Mesh, Role, Shutdown, memory};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -43,6 +43,8 @@ pub struct Settings {
     pub stores: Stores,
     pub master_key: MasterKey,
     pub tls: TlsFiles,
+    /// By which C2D messages expire and their locks end.
+    pub clock: Clock,
 }
 
 /// A hub that runs. Its stores stay open until whoever opened them closes them.
@@ -65,7 +67,8 @@ impl Hub {
     /// Builds and starts the roles. They answer when this returns, though one may still be getting
     /// ready.
     pub async fn start(settings: Settings) -> Result<Self> {
-        let Settings { mut config, https_port_asked, roles, stores, master_key, tls } = settings;
+        let Settings { mut config, https_port_asked, roles, stores, master_key, tls, clock } =
+            settings;
         let mesh_listener = match config.mesh.listen.as_str() {
             "" => None,
             address => {
@@ -112,6 +115,7 @@ impl Hub {
                     config: config.c2d.clone(),
                     store: stores.commands.clone(),
                     links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
+                    clock: clock.clone(),
                 })?,
                 Role::Api => dunlin_api::build(dunlin_api::Context {
                     mesh: mesh.clone(),
@@ -223,6 +227,7 @@ impl Hub {
         if tokio::time::timeout(CALLS_END, calls).await.is_err() {
             warn!("calls of other processes are cut off");
         }
+        self.mesh.detach();
         info!("stopped");
     }
 

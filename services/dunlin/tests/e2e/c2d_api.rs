@@ -43,7 +43,7 @@ async fn stored(hub: &TestHub) -> Vec<Command> {
     let tokens = (0..99).map(|n| LockToken::from_bytes([n; 16])).collect();
     let store = &hub.stores().commands;
     let leased = store.command_lease("d", 1, tokens, usize::MAX, unix_millis(), &rules).await;
-    leased.expect("leased").into_iter().map(|one| one.command).collect()
+    leased.expect("leased").messages.into_iter().map(|one| one.command).collect()
 }
 
 scenario!(a_message_is_queued_as_it_was_sent);

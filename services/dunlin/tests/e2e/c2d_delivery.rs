@@ -1,11 +1,15 @@
 //! C2D messages on their way from the real queue to a device, over MQTT and HTTPS.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin::client::CommandMessage;
 use dunlin::test_hub::TestHub;
 use dunlin_model::Command;
 use dunlin_runtime::clock::unix_millis;
 use dunlin_storage::command_queue::{FeedbackRules, Rules};
+use reqwest::header::HeaderMap;
+use tokio::task::JoinSet;
 
 use crate::hostile_kit::header;
 use crate::hostile_web::{VERSION, Web};
@@ -112,28 +116,49 @@ async fn a_message_is_received_by_request(hub: &TestHub) {
     left(hub, "d", 0).await;
 }
 
-/// With two gateways: each connection takes over from one on the other, which has a message
-/// unacknowledged.
+/// Each connection takes over from one of the same gateway or of the other, which has a message
+/// unacknowledged, and for which another one may still be settled.
 #[tokio::test(flavor = "multi_thread")]
-async fn takeovers_across_gateways_lose_and_double_nothing() {
-    let hub = TestHub::two_gateways().await;
-    let device = Device::create(&hub, "d").await;
+async fn a_thousand_takeovers_lose_and_double_nothing() {
+    let hub = Arc::new(TestHub::two_gateways().await);
+    let mut all = JoinSet::new();
+    for n in 0..4 {
+        all.spawn(take_over(hub.clone(), format!("d{n}"), 250));
+    }
+    while let Some(ended) = all.join_next().await {
+        ended.expect("nothing lost, nothing doubled");
+    }
+    Arc::into_inner(hub).expect("nobody else has it").stop().await;
+}
+
+async fn take_over(hub: Arc<TestHub>, id: String, times: usize) {
+    let device = Device::create(&hub, &id).await;
     let doors: Vec<_> =
         hub.mqtt_addrs().into_iter().map(|address| Door::at(&hub, address)).collect();
-    let mut former = doors[1].enter(&device.connect()).await;
+    let client = hub.client();
+    let mut former = doors[0].enter(&device.connect()).await;
     listen(&mut former, &device, 1).await;
-    put(&hub, "d", "0").await;
-    for n in 0..50 {
-        put(&hub, "d", &(n + 1).to_string()).await;
-        let mut raw = doors[n % 2].resume(&device.connect()).await;
+    put(&hub, &id, "0").await;
+    for n in 0..times {
+        let next = (n + 1).to_string();
+        // The former connection is told of it, or not.
+        match n % 3 {
+            0 => {
+                let message =
+                    CommandMessage { headers: HeaderMap::new(), body: next.clone().into() };
+                client.c2d_send(&id, message).await.expect("sent");
+            }
+            _ => put(&hub, &id, &next).await,
+        }
+        let mut raw = doors[n / 2 % 2].resume(&device.connect()).await;
         former.rest().await;
         let message = raw.published().await;
         assert_eq!(message.text(), n.to_string());
         acknowledge(&mut raw, &message).await;
-        assert_eq!(raw.published().await.text(), (n + 1).to_string());
+        assert_eq!(raw.published().await.text(), next);
+        // Nothing came twice, and the acknowledgement has been read.
         raw.expect_alive().await;
         former = raw;
     }
-    left(&hub, "d", 1).await;
-    hub.stop().await;
+    left(&hub, &id, 1).await;
 }

@@ -28,9 +28,10 @@ pub struct Queues {
     state: Arc<Mutex<State>>,
     /// Changes with every call.
     calls: watch::Sender<usize>,
-    /// Whether lease calls wait, and whether those that settle do.
+    /// Whether lease calls wait.
     held: watch::Sender<bool>,
-    unsettled: watch::Sender<bool>,
+    /// Whether settle calls wait.
+    settles_held: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -42,6 +43,8 @@ pub struct State {
     /// Calls that have been answered.
     pub leases: usize,
     pub releases: usize,
+    /// Settle calls that have come.
+    pub settles: usize,
     /// What has become of messages, in order; of lost locks nothing.
     pub settled: Vec<(u64, Disposition)>,
     pub lost: usize,
@@ -111,8 +114,8 @@ impl Queues {
         self.held.send_replace(held);
     }
 
-    pub fn hold_settling(&self, held: bool) {
-        self.unsettled.send_replace(held);
+    pub fn hold_settles(&self, held: bool) {
+        self.settles_held.send_replace(held);
     }
 
     /// Waits for calls to have had that effect.
@@ -160,7 +163,8 @@ impl C2d for Queues {
     ) -> Result<Response<v1::SettleCommandsResponse>, Status> {
         let disposition = request.get_ref().disposition();
         let v1::SettleCommandsRequest { device_id, lock_tokens, .. } = request.into_inner();
-        let _ = self.unsettled.subscribe().wait_for(|held| !held).await;
+        self.called(|state| state.settles += 1);
+        let _ = self.settles_held.subscribe().wait_for(|held| !held).await;
         self.called(|state| {
             state.check()?;
             let settled = lock_tokens.iter().map(|lock| {

@@ -228,7 +228,26 @@ fn modules_are_managed_from_the_command_line() {
     assert_eq!(updated["managedBy"], "me");
     assert_eq!(keys(&updated), [primary, secondary], "an update keeps the keys");
 
-    assert_eq!(good(&module("update", &["--managed-by", ""])), "d/m is managed by nobody\n");
+    let said = good(&module("update", &["--managed-by", ""]));
+    assert_eq!(said, "d/m authenticates by sas and is managed by nobody\n");
+
+    let thumbprints = |of: &Value| of["authentication"]["x509Thumbprint"].clone();
+    let (first, second) = ("AB".repeat(20), "cd".repeat(32));
+    let by = ["--auth-method", "x509_thumbprint", "--primary-thumbprint", &first];
+    let said = good(&module("update", &[&by[..], &["--managed-by", "me"]].concat()));
+    assert_eq!(said, "d/m authenticates by selfSigned and is managed by me\n");
+    let updated = told(
+        data,
+        &["module", "update", "-d", "d", "-m", "m", "--secondary-thumbprint", &second, "--json"],
+    );
+    assert_eq!(updated["managedBy"], "me", "what is not named stays");
+    let both = json!({"primaryThumbprint": first, "secondaryThumbprint": second});
+    assert_eq!(thumbprints(&updated), both);
+    bad(&module("update", &["--primary-thumbprint", "AB:CD"]), 1, "nothing between them");
+    let said = good(&module("update", &["--auth-method", "x509_ca"]));
+    assert_eq!(said, "d/m authenticates by certificateAuthority and is managed by me\n");
+    good(&module("update", &["--auth-method", "shared_private_key"]));
+    keys(&serde_json::from_str(&good(&module("show", &[]))).expect("JSON"));
 
     bad(&module("delete", &["--etag", "x"]), 1, "PreconditionFailed");
     good(&module("delete", &[]));

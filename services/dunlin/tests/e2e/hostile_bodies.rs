@@ -6,6 +6,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::hostile_web::{VERSION, check_refusal, site};
+use crate::mqtt_kit::{Device, Door, everything};
 
 /// Requests that are cut off at the same time.
 const AT_ONCE: usize = 32;
@@ -14,20 +15,33 @@ scenario!(every_truncation_of_a_request);
 async fn every_truncation_of_a_request(hub: &TestHub) {
     let web = site(hub).await;
     let put = web.with_body("PUT", &format!("/devices/new?{VERSION}"), br#"{"deviceId":"new"}"#);
-    for first in (0..put.len()).step_by(AT_ONCE) {
-        let ask = |end: usize| {
-            let (web, part) = (web.clone(), put[..end].to_vec());
-            async move { (end, web.say(&part, true).await) }
-        };
-        let asking: JoinSet<_> = (first..put.len()).take(AT_ONCE).map(ask).collect();
-        for (end, answers) in asking.join_all().await {
-            assert!(answers.iter().all(|one| one.status / 100 == 4), "{end}: {answers:?}");
+    let batch = br#"[{"body":"eA==","properties":{"iothub-app-a":"1"}}]"#;
+    let more = format!(
+        "Content-Type: application/vnd.microsoft.iothub.json\r\nContent-Length: {}\r\n",
+        batch.len()
+    );
+    let events = format!("/devices/bystander/messages/events?{VERSION}");
+    let post = web.request("POST", &events, &more, batch);
+    for (whole, ends) in [(&put, 0..put.len()), (&post, 0..post.len())] {
+        for first in ends.clone().step_by(AT_ONCE) {
+            let ask = |end: usize| {
+                let (web, part) = (web.clone(), whole[..end].to_vec());
+                async move { (end, web.say(&part, true).await) }
+            };
+            let asking: JoinSet<_> = (first..ends.end).take(AT_ONCE).map(ask).collect();
+            for (end, answers) in asking.join_all().await {
+                assert!(answers.iter().all(|one| one.status / 100 == 4), "{end}: {answers:?}");
+            }
+            web.works().await;
         }
-        web.works().await;
     }
     let device = hub.client().device_get("new").await;
     assert!(device.is_err(), "a request that was cut off has had an effect");
-    assert_eq!(web.say(&put, false).await[0].status, 200, "the whole one is good");
+    let bystander = Device::read(hub, "bystander").await;
+    assert!(everything(hub, &Door::of(hub), &bystander).await.is_empty());
+    for (whole, status) in [(&put, 200), (&post, 204)] {
+        assert_eq!(web.say(whole, false).await[0].status, status, "the whole one is good");
+    }
 }
 
 scenario!(lengths_that_lie);

@@ -95,6 +95,56 @@ impl Web {
     }
 }
 
+/// A connection on which one request follows another.
+pub struct Kept {
+    stream: TlsStream<TcpStream>,
+    came: Vec<u8>,
+}
+
+impl Kept {
+    pub async fn open(web: &Web) -> Self {
+        Self::over(web.open().await)
+    }
+
+    pub fn over(stream: TlsStream<TcpStream>) -> Self {
+        Self { stream, came: Vec::new() }
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) {
+        within("sending", self.stream.write_all(bytes)).await.expect("sent");
+        self.stream.flush().await.expect("sent");
+    }
+
+    /// The next answer, to a request of that method.
+    pub async fn answer(&mut self, method: &str) -> Answer {
+        loop {
+            if let Some(answer) = Answer::take_of(&mut self.came, method) {
+                return answer;
+            }
+            let read = within("an answer", self.stream.read_buf(&mut self.came)).await;
+            assert!(read.expect("read") > 0, "closed after {:?}", self.came);
+        }
+    }
+
+    /// `token` empty: without one.
+    pub async fn ask(
+        &mut self,
+        method: &str,
+        target: &str,
+        token: &str,
+        more: &str,
+        body: &[u8],
+    ) -> Answer {
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n{more}\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.send(&[head.as_bytes(), body].concat()).await;
+        self.answer(method).await
+    }
+}
+
 /// In the hub's own form, or a bare answer to what was no HTTP.
 #[track_caller]
 pub fn check_refusal(what: &str, answer: &Answer) {

@@ -1,5 +1,6 @@
 //! What goes on beside telemetry while the hub is killed: devices (`kill_device`) and their back
-//! ends (`kill_back_ends`), and what of it must be there when the hub is up again.
+//! ends (`kill_back_ends`), C2D messages (`kill_commands`), and what of it must be there when the
+//! hub is up again.
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::kill::{Place, Verdict};
 use crate::kill_back_ends::{BackEnd, Caller};
+use crate::kill_commands::Commands;
 use crate::kill_device::Device;
 use crate::process::Hub;
 use crate::raw::within;
@@ -69,9 +71,17 @@ pub struct Flow {
     pub subscribed: Notify,
     pub written: Notify,
     pub called: Notify,
+    /// A C2D message was sent; received over MQTT; settled over HTTPS; its feedback was completed.
+    pub sent: Notify,
+    pub received: Notify,
+    pub settled: Notify,
+    pub heard: Notify,
 }
 
-pub struct Traffic(Vec<Subject>);
+pub struct Traffic {
+    subjects: Vec<Subject>,
+    commands: Commands,
+}
 
 impl Traffic {
     pub async fn create(hub: &Hub) -> Self {
@@ -79,7 +89,7 @@ impl Traffic {
         for n in 0..DEVICES {
             subjects.push(Subject::create(hub, &format!("twin-{n}")).await);
         }
-        Self(subjects)
+        Self { subjects, commands: Commands::create(hub).await }
     }
 
     pub fn start(self, hub: &Hub, random: &mut Rng) -> Running {
@@ -89,21 +99,29 @@ impl Traffic {
             subject.callers[0].random = random.fork();
             tokio::spawn(subject.run(place.clone(), flow.clone()))
         };
-        let tasks = self.0.into_iter().map(start).collect();
-        Running { tasks, flow }
+        let tasks = self.subjects.into_iter().map(start).collect();
+        let commands = tokio::spawn(self.commands.run(place.clone(), flow.clone(), random.fork()));
+        Running { tasks, commands, flow }
     }
 
     pub async fn judge(&mut self, hub: &Hub) {
         let place = Place::of(hub);
-        for subject in &mut self.0 {
+        for subject in &mut self.subjects {
             subject.judge(&place).await;
         }
+        self.commands.judge(&place).await;
     }
 
-    pub fn verdicts(&self) -> [(&'static str, Verdict); 4] {
-        let mut all = ["reported", "desired", "subscriptions", "methods"]
+    /// After the last kill, and behind `judge`: what must come to an end does.
+    pub async fn finish(&self, hub: &Hub) {
+        self.commands.finish(&Place::of(hub)).await;
+    }
+
+    pub fn verdicts(&self) -> [(&'static str, Verdict); 5] {
+        let mut all = ["reported", "desired", "subscriptions", "methods", "c2d"]
             .map(|kind| (kind, Verdict::default()));
-        for Subject { device, back_ends, callers } in &self.0 {
+        all[4].1 = self.commands.verdict();
+        for Subject { device, back_ends, callers } in &self.subjects {
             all[0].1 += device.reports.verdict;
             back_ends.iter().for_each(|back_end| all[1].1 += back_end.writer.verdict);
             all[2].1 += device.subscriptions;
@@ -122,14 +140,16 @@ impl Traffic {
 /// Traffic until the hub is killed.
 pub struct Running {
     tasks: Vec<JoinHandle<Subject>>,
+    commands: JoinHandle<Commands>,
     flow: Arc<Flow>,
 }
 
 impl Running {
     /// Waits until there was some of each kind.
     pub async fn flows(&self) {
-        let Flow { reported, subscribed, written, called } = &*self.flow;
-        for kind in [reported, subscribed, written, called] {
+        let Flow { reported, subscribed, written, called, sent, received, settled, heard } =
+            &*self.flow;
+        for kind in [reported, subscribed, written, called, sent, received, settled, heard] {
             within("traffic", kind.notified()).await;
         }
     }
@@ -140,6 +160,7 @@ impl Running {
         for task in self.tasks {
             subjects.push(within("the end of a device's traffic", task).await.expect("no panic"));
         }
-        Traffic(subjects)
+        let commands = within("the end of C2D messages", self.commands).await.expect("no panic");
+        Traffic { subjects, commands }
     }
 }

@@ -12,7 +12,7 @@ use dunlin_auth::{Key, sas};
 use dunlin_gateway::TlsFiles;
 use dunlin_model::event::Event;
 use dunlin_registry::MasterKey;
-use dunlin_runtime::{Role, clock};
+use dunlin_runtime::{Clock, Role, clock};
 use dunlin_storage::EventLog;
 use dunlin_storage::event_log::{ReadLimit, TOPIC_D2C, partition_of};
 use serde_json::{Value, json};
@@ -287,6 +287,7 @@ pub async fn beside(
         stores: Stores { events, ..hub.stores().clone() },
         master_key: MasterKey::new(&[7; MasterKey::BYTES]),
         tls: TlsFiles { certificate: tls.join("server.pem"), key: tls.join("server.key") },
+        clock: Clock::default(),
     };
     let mut beside = Hub::start(settings).await.expect("another hub");
     beside.ready().await.expect("ready");

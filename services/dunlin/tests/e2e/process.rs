@@ -22,14 +22,19 @@ pub struct Hub {
 impl Hub {
     /// Starts a hub on a data folder and waits until it is ready.
     pub async fn start(data: &Path) -> Self {
-        let mut hub = Self { child: up(data), data: data.to_owned(), info: Value::Null };
+        Self::start_with(data, &[]).await
+    }
+
+    /// `settings`: environment variables.
+    pub async fn start_with(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut hub = Self { child: up(data, settings), data: data.to_owned(), info: Value::Null };
         hub.info = raw::within("the hub's start", hub.ready()).await;
         hub
     }
 
     /// SIGKILL some time into the start.
-    pub async fn start_and_kill(data: &Path, after: Duration) {
-        let mut child = up(data);
+    pub async fn start_and_kill(data: &Path, settings: &[(&str, &str)], after: Duration) {
+        let mut child = up(data, settings);
         // sleep: the moment of the kill is what is random here; nothing is waited for by it.
         tokio::time::sleep(after).await;
         child.kill().await.expect("killed");
@@ -100,10 +105,11 @@ impl Hub {
     }
 }
 
-fn up(data: &Path) -> Child {
+fn up(data: &Path, settings: &[(&str, &str)]) -> Child {
     dunlin()
         .args(["up", "--mqtt-port", "0", "--https-port", "0", "--admin-port", "0", "--data"])
         .arg(data)
+        .envs(settings.iter().copied())
         .stdout(Stdio::null())
         .kill_on_drop(true)
         .spawn()

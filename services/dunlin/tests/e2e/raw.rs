@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, ConfigBuilder};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ConfigBuilder, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -28,14 +29,26 @@ pub struct Raw<S = Box<dyn Carrier>> {
     stream: S,
 }
 
+const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+
 /// TLS for a test client that trusts the hub's CA.
 pub fn connector(ca_pem: &str) -> TlsConnector {
-    TlsConnector::from(Arc::new(trusting(ca_pem).with_no_client_auth()))
+    TlsConnector::from(Arc::new(trusting(ca_pem, BOTH).with_no_client_auth()))
 }
 
 /// As `connector`, for one that shows certificates (DER, leaf first) and holds the leaf's key
 /// (PKCS #8).
 pub fn connector_showing(ca_pem: &str, chain: Vec<Vec<u8>>, key: Vec<u8>) -> TlsConnector {
+    connector_showing_by(BOTH, ca_pem, chain, key)
+}
+
+/// The same by these versions of TLS.
+pub fn connector_showing_by(
+    versions: &[&'static SupportedProtocolVersion],
+    ca_pem: &str,
+    chain: Vec<Vec<u8>>,
+    key: Vec<u8>,
+) -> TlsConnector {
     let chain = chain.into_iter().map(CertificateDer::from).collect();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key));
     let provider = rustls::crypto::ring::default_provider();
@@ -43,18 +56,21 @@ pub fn connector_showing(ca_pem: &str, chain: Vec<Vec<u8>>, key: Vec<u8>) -> Tls
     // `with_client_auth_cert` would look at the certificates, which may be no such thing.
     let shown =
         Arc::new(rustls::sign::SingleCertAndKey::from(rustls::sign::CertifiedKey::new(chain, key)));
-    TlsConnector::from(Arc::new(trusting(ca_pem).with_client_cert_resolver(shown)))
+    TlsConnector::from(Arc::new(trusting(ca_pem, versions).with_client_cert_resolver(shown)))
 }
 
-fn trusting(ca_pem: &str) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+fn trusting(
+    ca_pem: &str,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
         roots.add(certificate.expect("a certificate")).expect("a usable certificate");
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("TLS 1.2 and 1.3")
+        .with_protocol_versions(versions)
+        .expect("TLS 1.2 or 1.3")
         .with_root_certificates(roots)
 }
 

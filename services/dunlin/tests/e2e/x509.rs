@@ -2,11 +2,14 @@
 
 use dunlin::test_hub::TestHub;
 use dunlin_model::event::header;
+use rustls::HandshakeKind;
+use rustls::version::{TLS12, TLS13};
 use serde_json::json;
 
 use crate::mqtt_kit::{Device, Door, deliver, events, set_status};
 use crate::raw::{self, CONNACK_PRESENT, Connect, QOS1, connack, puback, publish};
-use crate::x509_kit::{Card, between, connect, named, register, thumbprints};
+use crate::x509_ca::{by_ca, verified};
+use crate::x509_kit::{Card, authority, between, connect, named, register, thumbprints};
 
 /// Both heads that carry MQTT.
 fn doors(hub: &TestHub) -> [Door; 2] {
@@ -135,26 +138,46 @@ async fn a_certificate_is_good_over_https(hub: &TestHub) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resumed_tls_session_is_the_same_device() {
     let hub = TestHub::all_in_one().await;
-    let card = Card::self_signed(named("d"));
-    register(&hub, "d", &thumbprints(&card.sha1(), "")).await;
-    let door = card.at(&hub, &Door::of(&hub));
-    let mut resumed = 0;
-    for _ in 0..4 {
-        let tls = raw::open_tls(door.address, &door.tls).await.expect("TLS");
-        let kind = tls.get_ref().1.handshake_kind();
-        resumed += u32::from(kind == Some(rustls::HandshakeKind::Resumed));
-        let mut device = raw::Raw::over(tls);
-        device.send(&connect("d").bytes()).await;
-        let answer = device.packet().await.expect("an answer");
-        assert!(answer == connack(0) || answer == CONNACK_PRESENT, "{answer:x?}");
-        device.close().await;
+    let ca = Card::self_signed(authority("ca"));
+    for (number, version) in [&TLS12, &TLS13].into_iter().enumerate() {
+        verified(&hub, "ca", &ca).await;
+        let [known, vouched] = ["known", "vouched"].map(|name| format!("{name}-{number}"));
+        let own = Card::self_signed(named("whoever"));
+        register(&hub, &known, &thumbprints(&own.sha1(), "")).await;
+        let leaf = ca.sign(named(&vouched));
+        register(&hub, &vouched, &by_ca()).await;
+        let clients = [(known.as_str(), own), (vouched.as_str(), leaf)].map(|(id, card)| {
+            let mut door = Door::of(&hub);
+            door.tls =
+                raw::connector_showing_by(&[version], hub.ca_pem(), card.chain, card.key.clone());
+            (id, door)
+        });
+        for (id, door) in &clients {
+            assert_ne!(again(id, door, &[connack(0)]).await, Some(HandshakeKind::Resumed));
+            let resumed = again(id, door, &[connack(0), CONNACK_PRESENT]).await;
+            assert_eq!(resumed, Some(HandshakeKind::Resumed), "{id} by {version:?}");
+        }
+        let other = thumbprints(&Card::self_signed(named("other")).sha1(), "");
+        hub.client().device_put(&known, &other, Some("*")).await.expect("replaced");
+        hub.client().certificate_delete("ca", "*").await.expect("deleted");
+        for (id, door) in &clients {
+            let resumed = again(id, door, &[connack(5)]).await;
+            assert_eq!(resumed, Some(HandshakeKind::Resumed), "{id} by {version:?}");
+        }
     }
-    assert!(resumed > 0, "nothing was resumed");
-    let other = Card::self_signed(named("d"));
-    let now = thumbprints(&other.sha1(), "");
-    hub.client().device_put("d", &now, Some("*")).await.expect("replaced");
-    door.refuses(&connect("d"), 5).await;
     hub.stop().await;
+}
+
+/// Connects, is answered so, and goes; how TLS began.
+async fn again(id: &str, door: &Door, answers: &[[u8; 4]]) -> Option<HandshakeKind> {
+    let tls = raw::open_tls(door.address, &door.tls).await.expect("TLS");
+    let kind = tls.get_ref().1.handshake_kind();
+    let mut device = raw::Raw::over(tls);
+    device.send(&connect(id).bytes()).await;
+    let answer = device.packet().await.expect("an answer");
+    assert!(answers.iter().any(|one| answer == one), "{id}: {answer:x?}");
+    device.close().await;
+    kind
 }
 
 /// What the hub would hold for as long as a connection lives is bounded.

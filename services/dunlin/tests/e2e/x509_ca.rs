@@ -1,20 +1,23 @@
 //! CA certificates: uploaded, proved, and then vouching for devices.
 
+use std::time::Duration;
+
 use dunlin::client::ClientError;
 use dunlin::test_hub::TestHub;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::cli::{Up, ask, bad, good};
+use crate::hostile_web::{Kept, VERSION};
 use crate::mqtt_kit::Door;
-use crate::raw::{QOS1, puback, publish};
+use crate::raw::{self, QOS1, puback, publish};
 use crate::registry::refused;
 use crate::x509_kit::{Card, authority, between, connect, named, register};
 
 const CERTIFICATES: &str = "/dunlin/v1/certificates";
 
 /// Uploads a CA and proves that its key is held.
-async fn verified(hub: &TestHub, name: &str, ca: &Card) {
+pub async fn verified(hub: &TestHub, name: &str, ca: &Card) {
     let client = hub.client();
     client.certificate_add(name, &ca.pem).await.expect("added");
     let asked = client.certificate_code(name).await.expect("a code");
@@ -23,7 +26,7 @@ async fn verified(hub: &TestHub, name: &str, ca: &Card) {
     assert_eq!(shown["isVerified"], true);
 }
 
-fn by_ca() -> Value {
+pub fn by_ca() -> Value {
     json!({"authentication": {"type": "certificateAuthority"}})
 }
 
@@ -43,7 +46,7 @@ async fn a_verified_ca_vouches_for_devices(hub: &TestHub) {
         // Uploaded is not enough: whose CA it is has to be proved.
         hub.client().certificate_add("ca", &ca.pem).await.expect("added");
         leaf.at(hub, &door).refuses(&connect("d"), 5).await;
-        hub.client().certificate_delete("ca").await.expect("deleted");
+        hub.client().certificate_delete("ca", "*").await.expect("deleted");
         verified(hub, "ca", &ca).await;
         for card in [&leaf, &deep] {
             let mut raw = card.at(hub, &door).enter(&connect("d")).await;
@@ -69,11 +72,39 @@ async fn a_verified_ca_vouches_for_devices(hub: &TestHub) {
             card.at(hub, &door).refuses(&connect(id), 5).await;
         }
         let mut connected = leaf.at(hub, &door).enter(&connect("d")).await;
-        hub.client().certificate_delete("ca").await.expect("deleted");
+        hub.client().certificate_delete("ca", "*").await.expect("deleted");
         // Who is connected stays; who comes is judged anew.
         connected.expect_alive().await;
         leaf.at(hub, &door).refuses(&connect("d"), 5).await;
     }
+}
+
+scenario!(a_deleted_ca_vouches_for_no_request);
+/// A connection that is kept proves no more than a new one.
+async fn a_deleted_ca_vouches_for_no_request(hub: &TestHub) {
+    let ca = Card::self_signed(authority("ca"));
+    let leaf = ca.sign(authority("between")).sign(named("d"));
+    register(hub, "d", &by_ca()).await;
+    let door = leaf.at(hub, &Door::websocket(hub));
+    let mut kept = Kept::over(raw::open_tls(door.address, &door.tls).await.expect("TLS"));
+    let target = format!("/devices/d/messages/deviceBound?{VERSION}");
+    assert_eq!(kept.ask("GET", &target, "", "", b"").await.status, 401);
+    verified(hub, "ca", &ca).await;
+    assert_eq!(kept.ask("GET", &target, "", "", b"").await.status, 204);
+    hub.client().certificate_delete("ca", "*").await.expect("deleted");
+    let out = async {
+        // The answer of before is good for a second yet.
+        let mut again = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            again.tick().await;
+            let answer = kept.ask("GET", &target, "", "", b"").await;
+            if answer.status != 204 {
+                return answer;
+            }
+        }
+    };
+    let answer = raw::within("a refusal", out).await;
+    assert_eq!((answer.status, &*answer.expect_refusal("deleted")), (401, "IotHubUnauthorized"));
 }
 
 scenario!(certificates_are_managed);
@@ -100,7 +131,7 @@ async fn certificates_are_managed(hub: &TestHub) {
     assert!(new != old && new.len() == 48, "{new}");
     no(client.certificate_verify("mine", &ca.sign(named(&old)).pem).await, "common name");
     let other = Card::self_signed(authority("my ca"));
-    no(client.certificate_verify("mine", &other.sign(named(&new)).pem).await, "vouches");
+    no(client.certificate_verify("mine", &other.sign(named(&new)).pem).await, "not signed by");
     no(client.certificate_verify("mine", &ca.pem).await, "common name");
     no(client.certificate_verify("mine", "nonsense").await, "PEM");
     let proof = ca.sign(named(&new)).pem;
@@ -129,7 +160,7 @@ async fn certificates_are_managed(hub: &TestHub) {
         let request = client.request(Method::PUT, &path).json(&json!({"certificate": pem}));
         refused(hub, what, request, code).await;
     }
-    client.certificate_delete("mine").await.expect("deleted");
+    client.certificate_delete("mine", "*").await.expect("deleted");
     for path in ["", "/verify", "/generate-verification-code"] {
         let method = if path.is_empty() { Method::DELETE } else { Method::POST };
         let request = client.request(method, &format!("{CERTIFICATES}/mine{path}"));
@@ -187,6 +218,8 @@ fn the_command_line_leads_from_a_ca_to_a_device() {
     bad(&ask(data, &["ca", "add", "-n", "x", "--path", "/no/such.pem"]), 2, "cannot read");
     bad(&ask(data, &["ca", "add", "-n", "factory", "--path", &path]), 1, "already");
     bad(&ask(data, &["ca", "show", "-n", "nobody"]), 1, "dunlin ca list");
+    bad(&ask(data, &["ca", "verify", "-n", "factory", "--path", &proof]), 1, "without --path");
+    bad(&ask(data, &["ca", "delete", "-n", "factory", "--etag", "x"]), 1, "PreconditionFailed");
     good(&ask(data, &["ca", "delete", "-n", "factory"]));
     assert_eq!(row(&listed()), None);
 }

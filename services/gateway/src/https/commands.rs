@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::v1::{Disposition, LeasedCommand};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use http_body_util::Full;
 use percent_encoding::utf8_percent_encode;
 use tonic::body::Body;
 
 use super::device::no_content;
+use super::spelling;
 use crate::commands::{ENCODED, ack, time};
 use crate::gateway::Gateway;
 
@@ -21,22 +22,28 @@ pub async fn receive(gateway: &Gateway, id: &Identity) -> Result<Response<Body>,
         Some(_) => Vec::new(),
         None => gateway.lease_commands(id, 0, 1).await?.commands,
     };
-    Ok(leased.into_iter().next().map_or_else(no_content, |leased| message(id, leased)))
+    match leased.into_iter().next() {
+        Some(leased) => Ok(message(id, leased).await),
+        None => Ok(no_content()),
+    }
 }
 
-fn message(id: &Identity, leased: LeasedCommand) -> Response<Body> {
-    let mut headers = HeaderMap::new();
+async fn message(id: &Identity, leased: LeasedCommand) -> Response<Body> {
+    let (mut headers, mut spelled) = (HeaderMap::new(), Vec::new());
     let mut put = |name: &str, value: &str| {
         // What no header can carry is left out: a message must not block the queue for it.
         match (HeaderName::try_from(name), HeaderValue::from_bytes(value.as_bytes())) {
-            (Ok(name), Ok(value)) => drop(headers.append(name, value)),
+            (Ok(header), Ok(value)) => {
+                headers.append(header, value);
+                spelled.push(name.to_owned());
+            }
             _ => tracing::debug!(identity = %id, name, "a property fits no HTTP header"),
         }
     };
     let LeasedCommand { command, lock_token, sequence, delivery_count, enqueued } = leased;
     let command = command.unwrap_or_default();
     let to = utf8_percent_encode(id.device_id(), ENCODED);
-    put(header::ETAG.as_str(), &format!("\"{lock_token}\""));
+    put("ETag", &format!("\"{lock_token}\""));
     put("iothub-to", &format!("/devices/{to}/messages/deviceBound"));
     put("iothub-sequencenumber", &sequence.to_string());
     put("iothub-deliverycount", &delivery_count.to_string());
@@ -48,8 +55,8 @@ fn message(id: &Identity, leased: LeasedCommand) -> Response<Body> {
         ("iothub-correlationid", command.correlation_id),
         ("iothub-userid", command.user_id),
         // The C SDK reads the bare names.
-        ("contenttype", command.content_type.clone()),
-        ("contentencoding", command.content_encoding.clone()),
+        ("ContentType", command.content_type.clone()),
+        ("ContentEncoding", command.content_encoding.clone()),
         ("iothub-contenttype", command.content_type),
         ("iothub-contentencoding", command.content_encoding),
     ];
@@ -63,6 +70,7 @@ fn message(id: &Identity, leased: LeasedCommand) -> Response<Body> {
     }
     let mut response = Response::new(Body::new(Full::new(Bytes::from(command.body))));
     *response.headers_mut() = headers;
+    *response.extensions_mut() = spelling::of(&spelled).await;
     response
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::extract::Query;
 use bytes::Bytes;
 use dunlin_model::{ErrorCode, HubError, Identity, api_version, limits};
-use http::{Method, Request, Response, StatusCode, Uri, request};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -17,6 +17,9 @@ use tonic::body::Body;
 use super::watch::{Spoiled, Timely};
 use super::{commands, status, telemetry};
 use crate::gateway::Gateway;
+
+/// Of each answer to a device.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-request-id");
 
 /// A path of the device API, below `/devices/{d}[/modules/{m}]/messages`.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,6 +71,17 @@ fn decoded(segment: &str) -> String {
     percent_decode_str(segment).decode_utf8_lossy().into_owned()
 }
 
+impl Place {
+    /// The one that it takes.
+    fn method(&self) -> &'static str {
+        match self {
+            Self::Queue => "GET",
+            Self::Locked(_) => "DELETE",
+            Self::Events | Self::Abandon(_) => "POST",
+        }
+    }
+}
+
 impl Target {
     fn identity(&self) -> Result<Identity, HubError> {
         match &self.module {
@@ -87,12 +101,20 @@ pub async fn serve(
 ) -> Response<Body> {
     let shown = shown.as_ref().map(|shown| shown.as_slice());
     let answer = answer(request, &target, &gateway, shown, patience).await;
-    status::marked(answer.unwrap_or_else(|error| {
+    let tracking_id = status::tracking_id();
+    let mut response = answer.unwrap_or_else(|error| {
         if error.retryable() {
-            tracing::warn!(device = target.device, %error, "a device's request failed");
+            tracing::warn!(tracking_id, device = target.device, %error, "a device's request failed");
         }
-        status::response(&error)
-    }))
+        status::response(&error, &tracking_id)
+    });
+    let headers = response.headers_mut();
+    headers.extend(HeaderValue::try_from(tracking_id).map(|id| (REQUEST_ID, id)));
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        let allowed = HeaderValue::from_static(target.place.method());
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
 }
 
 async fn answer(
@@ -120,12 +142,7 @@ async fn answer(
         }
         (Place::Abandon(lock), &Method::POST) => commands::abandon(gateway, &id, lock).await?,
         (place, _) => {
-            let method = match place {
-                Place::Queue => "GET",
-                Place::Locked(_) => "DELETE",
-                Place::Events | Place::Abandon(_) => "POST",
-            };
-            let message = format!("this path of a device takes {method} only");
+            let message = format!("this path of a device takes {} only", place.method());
             return Err(HubError::new(ErrorCode::GenericMethodNotAllowed, message));
         }
     }
@@ -149,7 +166,7 @@ async fn read(
         let message = format!("a message, or a batch of them, has at most {most} bytes");
         HubError::new(ErrorCode::MessageTooLarge, message)
     };
-    let length = head.headers.get(http::header::CONTENT_LENGTH);
+    let length = head.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|text| text.to_str().ok()?.parse::<usize>().ok());
     if length.is_some_and(|length| length > limits::D2C_MESSAGE_BYTES) {
         return Err(too_large());

@@ -6,6 +6,7 @@ mod commands;
 mod device;
 mod frames;
 mod senders;
+mod spelling;
 mod status;
 mod telemetry;
 mod watch;
@@ -145,7 +146,7 @@ async fn forward(
 ) -> Response<Body> {
     let Some(inside) = below_rest(request.uri()) else {
         let error = HubError::new(ErrorCode::ArgumentInvalid, "the request target is not a path");
-        return status::response(&error);
+        return status::response(&error, &status::tracking_id());
     };
     *request.uri_mut() = inside;
     // These are for this connection, not for the API's (RFC 9110, 7.6.1).
@@ -162,12 +163,13 @@ async fn forward(
         Ok(response) => response,
         // To a connection between processes that is a failure like any other.
         Err(_) if spoiled.is_set() => {
-            status::response(&HubError::new(ErrorCode::ArgumentInvalid, status::SPOILED))
+            let error = HubError::new(ErrorCode::ArgumentInvalid, status::SPOILED);
+            status::response(&error, &status::tracking_id())
         }
         Err(error) => {
-            let error = from_status(&error);
-            tracing::warn!(%error, "the REST API did not answer");
-            status::response(&error)
+            let (error, tracking_id) = (from_status(&error), status::tracking_id());
+            tracing::warn!(tracking_id, %error, "the REST API did not answer");
+            status::response(&error, &tracking_id)
         }
     }
 }

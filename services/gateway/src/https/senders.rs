@@ -77,14 +77,15 @@ impl Gateway {
         headers: &HeaderMap,
         shown: Option<&[Vec<u8>]>,
     ) -> Result<Arc<AuthenticateResponse>, HubError> {
-        let credentials = credentials(headers, shown)?;
-        let key = key(id, &credentials);
+        let proof = proof(headers, shown)?;
+        let key = key(id, &proof);
         let asked = Instant::now();
         let known = self.senders.with(|known| known.find(&key, asked));
         let granted = match known {
             Some(granted) => granted,
             None => {
-                let request = credentials.into_request(id);
+                let _turn = self.turn()?;
+                let request = proof.credentials().into_request(id);
                 let mut registry = RegistryClient::new(self.registry.clone());
                 let granted = registry.authenticate(request).await.map_err(|status| {
                     let error = from_status(&status);
@@ -111,30 +112,45 @@ fn refused(message: &str) -> HubError {
     HubError::new(ErrorCode::IotHubUnauthorized, message)
 }
 
+/// By what a request is to be its sender's: copied only where the registry is asked.
+enum Proof<'a> {
+    SasToken(&'a str),
+    Certificates(&'a [Vec<u8>]),
+}
+
+impl Proof<'_> {
+    fn credentials(&self) -> Credentials {
+        match *self {
+            Self::SasToken(token) => Credentials::SasToken(token.to_owned()),
+            Self::Certificates(shown) => Credentials::Certificates(shown.to_vec()),
+        }
+    }
+}
+
 /// A certificate counts only where there is no token. Some send an empty header beside it.
-fn credentials(headers: &HeaderMap, shown: Option<&[Vec<u8>]>) -> Result<Credentials, HubError> {
+fn proof<'a>(headers: &'a HeaderMap, shown: Option<&'a [Vec<u8>]>) -> Result<Proof<'a>, HubError> {
     let token = headers.get(header::AUTHORIZATION).filter(|token| !token.is_empty());
     match (token, shown) {
         (Some(token), _) => token
             .to_str()
-            .map(|token| Credentials::SasToken(token.to_owned()))
+            .map(Proof::SasToken)
             .map_err(|_| refused("Authorization is not a SAS token")),
-        (None, Some(shown)) => Ok(Credentials::Certificates(shown.to_vec())),
+        (None, Some(shown)) => Ok(Proof::Certificates(shown)),
         (None, None) => Err(refused(
             "send Authorization: SharedAccessSignature …, or show a client certificate",
         )),
     }
 }
 
-fn key(id: &Identity, credentials: &Credentials) -> Key {
+fn key(id: &Identity, proof: &Proof<'_>) -> Key {
     let mut hash = digest::Context::new(&digest::SHA256);
     hash.update(id.as_str().as_bytes());
     // No identity has it.
     hash.update(b"\n");
-    match credentials {
-        Credentials::SasToken(token) => hash.update(token.as_bytes()),
+    match proof {
+        Proof::SasToken(token) => hash.update(token.as_bytes()),
         // No token holds a NUL, and no two lists of certificates read the same.
-        Credentials::Certificates(certificates) => certificates.iter().for_each(|one| {
+        Proof::Certificates(certificates) => certificates.iter().for_each(|one| {
             hash.update(b"\0");
             hash.update(&one.len().to_be_bytes());
             hash.update(one);
@@ -181,7 +197,7 @@ mod tests {
     #[test]
     fn a_token_is_known_for_its_identity_only() {
         let key = |id: &str, token: &str| {
-            key(&Identity::parse(id).expect("an id"), &Credentials::SasToken(token.to_owned()))
+            key(&Identity::parse(id).expect("an id"), &Proof::SasToken(token))
         };
         assert_eq!(key("d", "t"), key("d", "t"));
         assert_ne!(key("d", "t"), key("d/m", "t"));
@@ -192,8 +208,8 @@ mod tests {
     fn certificates_are_known_whole_and_in_order() {
         let id = Identity::parse("d").expect("an id");
         let key = |certificates: &[&[u8]]| {
-            let certificates = certificates.iter().map(|one| one.to_vec()).collect();
-            key(&id, &Credentials::Certificates(certificates))
+            let certificates: Vec<_> = certificates.iter().map(|one| one.to_vec()).collect();
+            key(&id, &Proof::Certificates(&certificates))
         };
         assert_eq!(key(&[b"a", b"b"]), key(&[b"a", b"b"]));
         for other in [&[b"ab".as_slice()][..], &[b"b", b"a"], &[b"a"], &[b"a", b"b", b""], &[]] {
@@ -207,9 +223,9 @@ mod tests {
         let with = |authorization: Option<&[u8]>, shown: Option<&[Vec<u8>]>| {
             let value = authorization.map(|text| text.try_into().expect("a value"));
             let headers = value.map(|value| (header::AUTHORIZATION, value)).into_iter().collect();
-            credentials(&headers, shown).ok().map(|credentials| match credentials {
-                Credentials::SasToken(token) => token,
-                Credentials::Certificates(shown) => format!("{shown:?}"),
+            proof(&headers, shown).ok().map(|proof| match proof {
+                Proof::SasToken(token) => token.to_owned(),
+                Proof::Certificates(shown) => format!("{shown:?}"),
             })
         };
         assert_eq!(with(Some(b"t"), Some(&shown)).as_deref(), Some("t"));

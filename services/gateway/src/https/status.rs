@@ -8,11 +8,16 @@ use tonic::body::Body;
 /// What is wrong with a body that did not come whole.
 pub const SPOILED: &str = "the request body was cut off, malformed, or took too long";
 
+/// An answer's id, for a person to quote and an operator to find in the log.
+pub fn tracking_id() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}
+
 /// The classic error body of IoT Hub (`Message`, `ExceptionMessage`) with its code in a header.
-pub fn response(error: &HubError) -> Response<Body> {
+pub fn response(error: &HubError, tracking_id: &str) -> Response<Body> {
     let text = format!("ErrorCode:{};{}", error.code.name(), error.message);
     let time = jiff::Timestamp::now().strftime("%m/%d/%Y %H:%M:%S");
-    let tracking = format!("Tracking ID:{}-TimeStamp:{time}", random());
+    let tracking = format!("Tracking ID:{tracking_id}-TimeStamp:{time}");
     let body = serde_json::json!({ "Message": text, "ExceptionMessage": tracking }).to_string();
     let mut response = Response::new(Body::new(body));
     *response.status_mut() =
@@ -22,16 +27,4 @@ pub fn response(error: &HubError) -> Response<Body> {
     headers.insert(header::CONTENT_TYPE, json);
     headers.insert("iothub-errorcode", HeaderValue::from_static(error.code.name()));
     response
-}
-
-/// With the id that each answer to a device has.
-pub fn marked(mut response: Response<Body>) -> Response<Body> {
-    if let Ok(id) = HeaderValue::try_from(random()) {
-        response.headers_mut().insert("x-ms-request-id", id);
-    }
-    response
-}
-
-fn random() -> String {
-    format!("{:032x}", fastrand::u128(..))
 }

@@ -14,6 +14,7 @@ use dunlin_proto::v1::AuthenticateResponse;
 use dunlin_storage::event_log::{Completion, Completions, Header, Token};
 use http::{HeaderMap, header};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::gateway::Gateway;
@@ -196,41 +197,49 @@ struct Row<'a> {
 }
 
 fn batch(json: &[u8]) -> Result<Vec<Message<'_>>, HubError> {
-    let malformed = |message| Err(HubError::new(ErrorCode::ArgumentInvalid, message));
-    let rows: Vec<Row<'_>> = match serde_json::from_slice(json) {
-        Ok(rows) => rows,
-        Err(error) => return malformed(format!("the batch is not as it should be: {error}")),
-    };
+    let malformed = |message| HubError::new(ErrorCode::ArgumentInvalid, message);
+    // Of what it skips, serde would not look whether it is UTF-8.
+    let text = std::str::from_utf8(json)
+        .map_err(|error| malformed(format!("the batch is not UTF-8: {error}")))?;
+    let rows: Vec<&RawValue> = serde_json::from_str(text)
+        .map_err(|error| malformed(format!("the batch is no JSON array: {error}")))?;
     if rows.is_empty() {
-        return malformed("a batch has a message at least".to_owned());
+        return Err(malformed("a batch has a message at least".to_owned()));
     }
-    let mut messages = Vec::with_capacity(rows.len());
-    for (at, row) in rows.into_iter().enumerate() {
-        let body = if row.base64 == Some(false) {
-            row.body.into_owned().into_bytes()
-        } else {
-            match BASE64.decode(row.body.as_bytes()) {
-                Ok(body) => body,
-                Err(error) => {
-                    return malformed(format!(
-                        "the body of message {at} is not base64 ({error}): where it is text, say \
-                         \"base64Encoded\": false"
-                    ));
-                }
-            }
-        };
-        let properties = row.properties.unwrap_or_default().into_iter();
-        let named = properties.map(|(name, value)| (Cow::Owned(name), Cow::Owned(value)));
-        // It is smaller than the batch, which was looked at.
-        messages.push(Message::new(named, Cow::Owned(body)));
+    let numbered = rows.into_iter().enumerate();
+    numbered
+        .map(|(at, row)| {
+            message(row.get()).map_err(|why| malformed(format!("message {at} of the batch: {why}")))
+        })
+        .collect()
+}
+
+fn message(json: &str) -> Result<Message<'_>, String> {
+    // serde would take a list as well, its elements for the members in their order.
+    if !json.starts_with('{') {
+        return Err("it is no object".to_owned());
     }
-    Ok(messages)
+    let row: Row<'_> = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    let body = if row.base64 == Some(false) {
+        row.body.into_owned().into_bytes()
+    } else {
+        BASE64.decode(row.body.as_bytes()).map_err(|error| {
+            format!(
+                "the body is not base64 ({error}): where it is text, say \"base64Encoded\": false"
+            )
+        })?
+    };
+    let properties = row.properties.unwrap_or_default().into_iter();
+    let named = properties.map(|(name, value)| (Cow::Owned(name), Cow::Owned(value)));
+    // It is smaller than the batch, which was looked at.
+    Ok(Message::new(named, Cow::Owned(body)))
 }
 
 #[cfg(test)]
 mod tests {
     use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
+    use proptest::sample::Index;
 
     use super::*;
 
@@ -301,6 +310,9 @@ mod tests {
             "[]",
             "[1]",
             "[{}]",
+            r#"[["YWI=",null,null]]"#,
+            r#"[{"body":"YWI=","body":"YWI="}]"#,
+            r#"[{"body":"","properties":[["iothub-app-a","1"]]}]"#,
             r#"[{"body":null}]"#,
             r#"[{"body":1}]"#,
             r#"[{"body":"a b"}]"#,
@@ -312,6 +324,11 @@ mod tests {
         ] {
             let error = batch(bad.as_bytes()).map(|messages| messages.len()).expect_err(bad);
             assert_eq!(error.code, ErrorCode::ArgumentInvalid, "{bad}");
+        }
+        assert!(batch(b"[{\"body\":\"\",\"other\":\"\xff\"}]").is_err());
+        let deep = "[".repeat(100_000);
+        for bad in [format!("[{deep}"), format!("[{{\"body\":\"\",\"other\":{deep}")] {
+            assert!(batch(bad.as_bytes()).is_err());
         }
     }
 
@@ -342,6 +359,28 @@ mod tests {
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = batch(&bytes);
             let _ = text(&bytes);
+        }
+
+        #[test]
+        fn what_is_taken_of_a_batch_is_no_more_than_it_says(
+            edits in proptest::collection::vec((any::<Index>(), any::<bool>(), any::<u8>()), 0..4),
+        ) {
+            let mut json = br#"[{"body":"YWI=","properties":{"iothub-app-$.a":"1","dt-subject":"s"}},
+                {"body":"ab","base64Encoded":false},{"body":"","properties":null}]"#.to_vec();
+            for (at, replaced, byte) in edits {
+                let at = at.index(json.len());
+                if replaced {
+                    json[at] = byte;
+                } else {
+                    json.remove(at);
+                }
+            }
+            let Ok(messages) = batch(&json) else { return Ok(()) };
+            prop_assert!(messages.iter().map(|message| message.body.len()).sum::<usize>() < json.len());
+            let names = messages.iter().flat_map(|message| &message.properties).map(|(name, _)| name);
+            for name in names.filter(|name| name.starts_with(SYSTEM_PREFIX)) {
+                prop_assert!(SYSTEM.iter().any(|(_, header)| header == name), "{name}");
+            }
         }
     }
 }

@@ -63,7 +63,8 @@ fn subprotocol<B>(request: &Request<B>) -> Option<HeaderValue> {
 }
 
 fn refuse(message: &str) -> Response<Body> {
-    status::response(&HubError::new(ErrorCode::ArgumentInvalid, message))
+    let error = HubError::new(ErrorCode::ArgumentInvalid, message);
+    status::response(&error, &status::tracking_id())
 }
 
 fn upgrade_required() -> Response<Body> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use dunlin_model::ErrorCode;
 use dunlin_model::session::{QoS, Topic};
 use dunlin_proto::v1::{Disposition, LeasedCommand};
+use tokio::sync::oneshot;
 
 use super::connection::Connection;
 use super::devicebound;
@@ -29,6 +30,8 @@ pub(super) struct Commands {
     /// Lease calls that failed in a row, and the worker's time of the next.
     failures: u32,
     retry: Option<u32>,
+    /// Who waits for what is being given back, the connection having ended.
+    heirs: Option<Vec<oneshot::Sender<()>>>,
 }
 
 impl Commands {
@@ -36,6 +39,7 @@ impl Commands {
         !self.asking
             && !self.more
             && self.retry.is_none()
+            && self.heirs.is_none()
             && self.leases.as_ref().is_none_or(|leases| leases.is_empty())
     }
 }
@@ -171,8 +175,37 @@ impl Connection {
         }
     }
 
-    /// What the connection has leased, if anything.
-    pub fn leases(&self) -> Option<Arc<Leases>> {
-        self.if_rare(|rare| rare.commands.leases.clone()).flatten()
+    /// Whether it has leased anything.
+    pub fn has_leases(&self) -> bool {
+        self.if_rare(|rare| rare.commands.leases.is_some()) == Some(true)
+    }
+
+    /// It is closed as it should be: what it still holds was not in vain.
+    pub(super) fn close_leases(&self) {
+        self.if_rare(|rare| rare.commands.leases.as_ref().map(|leases| leases.close()));
+    }
+
+    /// Settles what is acknowledged and gives back the rest; resolves when that is done.
+    pub(super) async fn give_leases_back(&self) {
+        let (done, gone) = oneshot::channel();
+        self.with_rare(|rare| {
+            rare.commands.heirs = Some(Vec::new());
+            if let Some(leases) = rare.commands.leases.take() {
+                leases.when_gone(done);
+            }
+        });
+        // By being dropped, it tells.
+        let _ = gone.await;
+    }
+
+    /// Tells when what is leased is settled or given back, by dropping `done`: at once, if there is
+    /// nothing.
+    pub fn when_leases_are_gone(&self, done: oneshot::Sender<()>) {
+        self.if_rare(|rare| match (&rare.commands.leases, &mut rare.commands.heirs) {
+            (Some(leases), _) => leases.when_gone(done),
+            // They go with the connection.
+            (None, Some(heirs)) => heirs.push(done),
+            (None, None) => {}
+        });
     }
 }

@@ -363,6 +363,14 @@ impl Connection {
         }
     }
 
+    /// It has ended. What comes for it from now on comes too late.
+    pub fn ended(&self, end: End, in_order: bool) {
+        self.ending.set(Some(end));
+        if in_order {
+            self.close_leases();
+        }
+    }
+
     /// Whether it is to end.
     pub(super) fn is_leaving(&self) -> bool {
         self.draining.get() || self.ending.get().is_some()

@@ -16,6 +16,10 @@ use crate::lobby::{Seat, Waiting};
 use crate::tls;
 use crate::worker::Worker;
 
+/// How long a connection that has ended is kept for what it has leased. While it is there, whoever
+/// takes it over waits for it, and so does the hub's end.
+const GIVING_BACK: Duration = Duration::from_secs(5);
+
 /// Serves one connection of the MQTT port to its end.
 pub async fn serve(
     io: Io,
@@ -45,6 +49,11 @@ pub async fn run<F: Filter>(
     let (connection, reservation) = opened?;
     let end = poll_fn(|cx| connection.poll(io, worker, cx)).await;
     close(&connection, end, worker);
+    if connection.has_leases() {
+        // Boxed, timer and all: an idle connection has no room kept for it.
+        let given_back = tokio::time::timeout(GIVING_BACK, connection.give_leases_back());
+        let _ = Box::pin(given_back).await;
+    }
     drop(reservation);
     Some(end)
 }
@@ -61,9 +70,6 @@ fn close(connection: &Connection, end: End, worker: &Worker) {
         }
     }
     connection.publish_will(end, worker);
-    if matches!(end, End::Disconnect | End::Hub(ErrorCode::ServiceUnavailable))
-        && let Some(leases) = connection.leases()
-    {
-        leases.close();
-    }
+    let in_order = matches!(end, End::Disconnect | End::Hub(ErrorCode::ServiceUnavailable));
+    connection.ended(end, in_order);
 }

@@ -216,7 +216,7 @@ fn encrypt(
 }
 
 /// What a client has presented in its TLS handshake, DER, leaf first. The hub asks for it by
-/// `query` of a connection once, and keeps no copy beside the one that rustls has.
+/// `query` of a connection once; beside the one that rustls has, only HTTPS keeps a copy.
 pub struct ClientCertificates(pub Vec<Vec<u8>>);
 
 impl FilterLayer for TlsFilter {

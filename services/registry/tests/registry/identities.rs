@@ -140,7 +140,7 @@ async fn everything_survives_a_restart_but_under_another_master_key() {
 }
 
 /// A copy: routes and mesh of a process hold each other, so its stores close with it only.
-fn as_a_crash_leaves_it(folder: &TempDir) -> TempDir {
+pub(super) fn as_a_crash_leaves_it(folder: &TempDir) -> TempDir {
     let copy = TempDir::new().expect("a folder");
     for entry in folder.path().read_dir().expect("a folder") {
         let entry = entry.expect("an entry");

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 mod access;
+mod certificates;
 mod identities;
 mod policies;
 mod revocation;

@@ -28,7 +28,7 @@ pub async fn a_hand_out_is_bounded_in_bytes(stores: Stores) {
         let stores = &stores;
         async move {
             let leased = stores.queue.command_lease("d", 1, tokens, bytes, NOW, &rules()).await;
-            leased.expect("lease").len()
+            leased.expect("lease").messages.len()
         }
     };
     // Two bytes each: the id and the body.
@@ -49,6 +49,35 @@ pub async fn a_lock_ends_with_its_time(stores: Stores) {
     let over = NOW + 2 * MINUTE;
     assert_eq!(stores.settle(1, &tokens(&again), Disposition::Complete, over).await, [false]);
     assert_eq!(stores.count(over).await, 1);
+}
+
+/// Whose lock ends by time is known from a sweep, or from the call that was there before it.
+pub async fn who_brings_a_message_back_is_told_so(stores: Stores) {
+    stores.queued(&["1", "2", "3"]).await;
+    let (held, none) = (stores.leased(0, 0, 1, NOW).await, token(99));
+    let settle = async |token: LockToken, way, now| {
+        let settled = stores.queue.command_settle("d", 0, &[token], way, now, &rules()).await;
+        settled.expect("settle")
+    };
+    let lease = async |n: usize, now| {
+        let tokens = vec![token(n)];
+        let lease = stores.queue.command_lease("d", 0, tokens, 9, now, &rules()).await;
+        let lease = lease.expect("lease");
+        (ids(&lease.messages).join(""), lease.returned)
+    };
+    let of = |held: bool, returned| Settlement { held: vec![held], returned };
+    let (complete, abandon) = (Disposition::Complete, Disposition::Abandon);
+    assert_eq!(settle(none, complete, NOW).await, of(false, false));
+    assert_eq!(settle(held[0].token, abandon, NOW).await, of(true, true));
+    assert_eq!(lease(1, NOW).await, ("1".into(), false));
+    assert_eq!(lease(2, NOW).await, ("2".into(), false));
+    assert_eq!(settle(none, complete, NOW + MINUTE).await, of(false, true));
+    assert_eq!(settle(none, complete, NOW + MINUTE).await, of(false, false));
+    assert_eq!(lease(3, NOW + MINUTE).await, ("1".into(), false));
+    // Its count is at the maximum now: it ends.
+    assert_eq!(lease(4, NOW + 2 * MINUTE).await, ("2".into(), false));
+    assert_eq!(lease(5, NOW + 3 * MINUTE).await, ("2".into(), true));
+    assert_eq!(settle(token(5), abandon, NOW + 3 * MINUTE).await, of(true, false));
 }
 
 pub async fn who_is_swept_is_told_of(stores: Stores) {

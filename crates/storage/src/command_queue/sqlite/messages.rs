@@ -185,6 +185,7 @@ pub(super) fn lock(
     Ok(leased)
 }
 
+/// Whether the message is to be had again; `None`: the lock is not held.
 pub(super) fn settle(
     db: &Connection,
     device: &str,
@@ -193,7 +194,7 @@ pub(super) fn settle(
     disposition: Disposition,
     now: i64,
     rules: &Rules,
-) -> Result<bool, StoreError> {
+) -> Result<Option<bool>, StoreError> {
     let columns = Stage::COLUMNS;
     let sql = format!(
         "SELECT {columns} FROM command
@@ -201,13 +202,13 @@ pub(super) fn settle(
     );
     let mut held = db.prepare_cached(&sql)?;
     let key = params![device, token.as_bytes(), epoch.cast_signed()];
-    let Some(stage) = held.query_row(key, Stage::read).optional()? else { return Ok(false) };
+    let Some(stage) = held.query_row(key, Stage::read).optional()? else { return Ok(None) };
     match disposition {
         Disposition::Complete => end(db, device, stage.sequence, Outcome::Success, now)?,
         Disposition::Reject => end(db, device, stage.sequence, Outcome::Rejected, now)?,
-        Disposition::Abandon => put_back(db, device, &stage, true, now, rules).map(drop)?,
+        Disposition::Abandon => return put_back(db, device, &stage, true, now, rules).map(Some),
     }
-    Ok(true)
+    Ok(Some(false))
 }
 
 pub(super) fn purge(db: &Connection, device: &str, now: i64) -> Result<u32, StoreError> {
