@@ -28,7 +28,11 @@ def pytest_configure():
 def hub(tmp_path_factory):
     """The hub `hub.test`, one for the session. DUNLIN_TEST_HOST: run by hand, see docs/testing.md."""
     host = os.environ.get("DUNLIN_TEST_HOST", "hub.test")
-    with hubs.Hub(tmp_path_factory.mktemp("hub"), host, "127.0.0.1") as hub:
+    folder = tmp_path_factory.mktemp("hub")
+    config = folder / "hub.toml"
+    # Instead of 15: it is waited for often.
+    config.write_text("[c2d]\nfeedback_batch_seconds = 1\n")
+    with hubs.Hub(folder, host, "127.0.0.1", ("--config", str(config))) as hub:
         yield hub
 
 

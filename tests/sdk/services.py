@@ -11,6 +11,7 @@ import pytest
 
 import drivers
 import sas
+import wait
 
 HERE = pathlib.Path(__file__).parent
 COMMANDS = {
@@ -45,6 +46,16 @@ class Service(drivers.Driver):
         """The SDK's result, as the JSON it was read from."""
         sas.keep(arguments)
         return sas.keep(self.ask(op, **arguments)["result"])
+
+    def feedback(self, device, count):
+        """Which messages of the device have come to which end, so many of them; that on other devices goes."""
+        told = []
+        while len(told) < count:
+            batch = wait.until("feedback", lambda: self.call("feedback"))
+            told += [(one["originalMessageId"], one["statusCode"]) for one in batch["records"]
+                     if one["deviceId"] == device.id]
+            self.call("settle_feedback", how="complete", lock=batch["lock"])
+        return told
 
     @contextlib.contextmanager
     def refuses(self, status, code, node=None):

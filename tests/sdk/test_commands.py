@@ -11,11 +11,16 @@ pytestmark = drivers.TRANSPORTS
 
 
 @pytest.fixture
-def queued(services, hub):
-    """How many messages of a device are not done with."""
+def back_end(services, hub):
     service = services("python")
     service.connect(hub.file["owner_connection_string"])
-    return lambda device: service.call("get", device=device.id)["cloudToDeviceMessageCount"]
+    return service
+
+
+@pytest.fixture
+def queued(back_end):
+    """How many messages of a device are not done with."""
+    return lambda device: back_end.call("get", device=device.id)["cloudToDeviceMessageCount"]
 
 
 def send(hub, device, name, *more):
@@ -26,7 +31,7 @@ def body(event):
     return base64.b64decode(event["body"]).decode()
 
 
-def test_messages_arrive_with_their_properties(hub, device, client, queued):
+def test_messages_arrive_with_their_properties(hub, device, client, queued, back_end):
     client.connect(device.connection_string, hub.ca)
     client.ask("take_commands")
     send(hub, device, "all", "--correlation-id", "c:1", "--user-id", "u 1", "--content-type", "application/json",
@@ -43,6 +48,7 @@ def test_messages_arrive_with_their_properties(hub, device, client, queued):
     own = {name: value for name, value in event["properties"].items() if name in ("Case", "awkward")}
     assert own == {"Case": "kept", "awkward": "a/b&c=d+e %25 Größe"}
     wait.until("it is done with", lambda: queued(device) == 0)
+    assert back_end.feedback(device, 1) == [("all", "Success")]
 
 
 def test_messages_wait_for_the_device_and_keep_their_order(hub, device, client, queued):

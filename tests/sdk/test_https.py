@@ -99,7 +99,8 @@ def test_a_message_that_is_too_large(hub, device, client):
 
 def test_messages_are_received_and_settled(hub, device, client, services):
     for name in ("first", "second"):
-        hub.cli("c2d", "send", "-d", device.id, "--data", name, "--message-id", name, "--props", "colour=red")
+        hub.cli("c2d", "send", "-d", device.id, "--data", name, "--message-id", name, "--props", "colour=red",
+                "--ack", "full")
     client.connect(device.connection_string, None)
     client.ask("take_commands", transport="https", settle=["abandon", "reject", "complete"])
     received = [client.wait_event("command") for _ in range(3)]
@@ -109,3 +110,4 @@ def test_messages_are_received_and_settled(hub, device, client, services):
     service = services("python")
     service.connect(hub.file["owner_connection_string"])
     wait.until("all is settled", lambda: service.call("get", device=device.id)["cloudToDeviceMessageCount"] == 0)
+    assert service.feedback(device, 2) == [("first", "Rejected"), ("second", "Success")]

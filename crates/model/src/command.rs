@@ -40,6 +40,12 @@ impl Command {
         self.body.len() + system + properties
     }
 
+    /// What it takes in an answer between roles: a property has more to it than its text.
+    pub fn weight(&self) -> usize {
+        const PROPERTY: usize = 16;
+        self.size() + PROPERTY * self.properties.len()
+    }
+
     /// What the hub refuses whatever is queued already, as of `now` (Unix milliseconds).
     pub fn check(&self, now: i64) -> Result<(), HubError> {
         if self.size() > limits::COMMAND_BYTES {

@@ -14,6 +14,7 @@ use tonic::server::NamedService;
 mod random;
 mod service;
 mod sweep;
+mod tells;
 
 use service::Service;
 

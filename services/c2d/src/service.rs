@@ -2,19 +2,18 @@
 //! tokens, to know the time, and to tell the device.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use dunlin_model::command::{Disposition, LockToken};
 use dunlin_model::{Command, ErrorCode, HubError, Identity};
 use dunlin_proto::status::to_status;
 use dunlin_proto::v1;
-use dunlin_runtime::{Clock, DeviceLinks};
+use dunlin_runtime::Clock;
 use dunlin_storage::command_queue::{FeedbackBatch, FeedbackRecord, Leased, Rules};
 use dunlin_storage::{CommandQueue, StoreError};
-use tokio::time::sleep;
 use tonic::{Request, Response, Status};
-use tracing::{error, warn};
+use tracing::error;
 
+use crate::tells::Tells;
 use crate::{BuildError, Context, millis, random};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -22,12 +21,9 @@ type Answer<T> = Result<Response<T>, Status>;
 /// Messages in one answer at most, whatever is asked for.
 const LEASE: u32 = 1_000;
 
-/// Bytes after which an answer has no further message: a message between roles has 4 MB at most.
-const LEASE_BYTES: usize = 3 << 20;
-
-/// Seconds after a gateway that could not be told, until the next try. A device that is connected
-/// all the while would not ask by itself.
-const NOTIFY_AGAIN: [u64; 5] = [1, 2, 4, 8, 16];
+/// Bytes after which an answer has no further message. They are what a device that takes nothing
+/// leaves in its gateway's memory, and a queue may hold 3 MB.
+const LEASE_BYTES: usize = 128 << 10;
 
 #[derive(Clone)]
 pub(crate) struct Service(Arc<Shared>);
@@ -36,7 +32,7 @@ struct Shared {
     rules: Rules,
     default_ttl: i64,
     store: Arc<dyn CommandQueue>,
-    links: DeviceLinks,
+    tells: Tells,
     clock: Clock,
 }
 
@@ -73,15 +69,18 @@ impl v1::c2d_server::C2d for Service {
         let v1::LeaseCommandsRequest { device_id, epoch, most } = request.into_inner();
         let lease = async {
             let device = device(&device_id)?;
-            let tokens = (0..most.min(LEASE)).map(|_| random::token()).collect();
+            let tokens = random::tokens(most.min(LEASE));
+            let asked = tokens.len();
             let (now, rules) = (self.now(), self.rules());
             let leased =
                 self.store().command_lease(device.as_str(), epoch, tokens, LEASE_BYTES, now, rules);
             let leased = leased.await.map_err(|error| self.failed(&device, error))?;
             if leased.returned {
-                self.notify(device.as_str());
+                self.tells().tell(device.as_str());
             }
+            let bytes: usize = leased.messages.iter().map(|one| one.command.weight()).sum();
             Ok(v1::LeaseCommandsResponse {
+                more: leased.messages.len() == asked || bytes >= LEASE_BYTES,
                 commands: leased.messages.into_iter().map(leased_wire).collect(),
                 lock_seconds: u32::try_from(rules.lock / 1_000).unwrap_or(u32::MAX),
             })
@@ -106,7 +105,7 @@ impl v1::c2d_server::C2d for Service {
                 .await
                 .map_err(|error| self.failed(&device, error))?;
             if settled.returned {
-                self.notify(device.as_str());
+                self.tells().tell(device.as_str());
             }
             let mut settled = settled.held.into_iter();
             let settled =
@@ -190,7 +189,7 @@ impl Service {
     pub(crate) fn new(context: Context) -> Result<Self, BuildError> {
         let Context { config, store, links, clock } = context;
         let (rules, default_ttl) = (config.rules()?, millis(config.default_ttl_seconds));
-        Ok(Self(Arc::new(Shared { rules, default_ttl, store, links, clock })))
+        Ok(Self(Arc::new(Shared { rules, default_ttl, store, tells: Tells::new(links), clock })))
     }
 
     pub(crate) fn store(&self) -> &dyn CommandQueue {
@@ -199,6 +198,10 @@ impl Service {
 
     pub(crate) fn now(&self) -> i64 {
         self.0.clock.unix_millis()
+    }
+
+    pub(crate) fn tells(&self) -> &Tells {
+        &self.0.tells
     }
 
     pub(crate) fn rules(&self) -> &Rules {
@@ -215,22 +218,8 @@ impl Service {
         command.expires.get_or_insert(now + self.0.default_ttl);
         let sent = self.store().command_send(device.as_str(), command, now, self.rules()).await;
         sent.map_err(|error| self.failed(&device, error))?;
-        self.notify(device.as_str());
+        self.tells().tell(device.as_str());
         Ok(message_id)
-    }
-
-    /// Tells a connected device that there is something for it; nobody waits for that. One that is
-    /// not connected asks when it is.
-    pub(crate) fn notify(&self, device: &str) {
-        let (links, device) = (self.0.links.clone(), device.to_owned());
-        tokio::spawn(async move {
-            for pause in NOTIFY_AGAIN {
-                let told = async { links.notify_commands(&Identity::device(&device)?).await };
-                let Err(error) = told.await else { return };
-                warn!(device, %error, "a device was not told of its C2D messages");
-                sleep(Duration::from_secs(pause)).await;
-            }
-        });
     }
 
     fn failed(&self, device: &Identity, error: StoreError) -> HubError {

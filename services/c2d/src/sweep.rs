@@ -31,7 +31,7 @@ async fn sweep(service: &Service) {
         let swept = service.store().command_sweep(AT_ONCE, service.now(), service.rules()).await;
         match swept {
             Ok(swept) => {
-                swept.returned.iter().for_each(|device| service.notify(device));
+                swept.returned.iter().for_each(|device| service.tells().tell(device));
                 if swept.looked < AT_ONCE {
                     return;
                 }

@@ -134,7 +134,7 @@ pub trait CommandQueue: Send + Sync + 'static {
     ) -> Result<u64, StoreError>;
 
     /// Hands out messages, one for each token at most, and no more of them than the first whose
-    /// bodies and properties fill `bytes`. Empty if there is none, or no such device.
+    /// weights fill `bytes`. Empty if there is none, or no such device.
     /// `PreconditionFailed` if a connection with a newer epoch was handed messages.
     async fn command_lease(
         &self,

@@ -94,7 +94,8 @@ async fn refusals_have_their_code() {
     assert_eq!(hub.purge("d").await, Ok(2));
 }
 
-/// As many as there may be, of any shape, are one answer between roles.
+/// As many as there may be, of any shape, come in answers that a gateway can hold for many devices,
+/// each of which says whether it is the last.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_is_handed_out_in_answers_that_fit() {
     let hub = Hub::start(Config::default()).await;
@@ -104,16 +105,30 @@ async fn a_full_queue_is_handed_out_in_answers_that_fit() {
     };
     for n in 0..50 {
         let shape = match n % 5 {
-            1.. => v1::Command { body: vec![0; 65_535], ..command("m") },
+            1 => command("m"),
+            2.. => v1::Command { body: vec![0; 65_535], ..command("m") },
             _ => v1::Command { properties: (0..20_000).map(property).collect(), ..command("m") },
         };
         hub.send("d", shape).await.expect("sent");
     }
-    let mut got = 0;
-    while got < 50 {
-        let leased = hub.lease(1, 50).await.expect("it fits");
-        assert!(!leased.is_empty());
-        got += leased.len();
+    let (mut got, mut more) = (0, true);
+    while more {
+        let answer = hub.leased(1, 50).await.expect("it fits");
+        let body =
+            |leased: &v1::LeasedCommand| leased.command.as_ref().map_or(0, |one| one.body.len());
+        let bytes: usize = answer.commands.iter().map(body).sum();
+        assert!(bytes < 3 << 16, "{bytes}");
+        got += answer.commands.len();
+        more = answer.more;
+    }
+    assert_eq!(got, 50);
+    let purged = hub.purge("d").await;
+    assert_eq!(purged, Ok(50));
+    for n in 0..3 {
+        hub.send("d", command(&n.to_string())).await.expect("sent");
+    }
+    for (most, more) in [(2, true), (2, false), (2, false)] {
+        assert_eq!(hub.leased(1, most).await.expect("leased").more, more);
     }
 }
 

@@ -122,8 +122,12 @@ impl Hub {
     }
 
     async fn lease(&self, epoch: u64, most: u32) -> Result<Vec<v1::LeasedCommand>, HubError> {
+        self.leased(epoch, most).await.map(|leased| leased.commands)
+    }
+
+    async fn leased(&self, epoch: u64, most: u32) -> Result<v1::LeaseCommandsResponse, HubError> {
         let request = v1::LeaseCommandsRequest { device_id: "d".into(), epoch, most };
-        code(self.client.clone().lease_commands(request).await).map(|leased| leased.commands)
+        code(self.client.clone().lease_commands(request).await)
     }
 
     async fn settle(

@@ -9,6 +9,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
+use super::feedback::{Monitor, Wanted};
 use super::identity::{self, DeviceArgs, KeyType};
 use super::input;
 use super::login::{LoginArgs, SenderLoginArgs};
@@ -24,7 +25,9 @@ pub(super) enum Command {
     #[command(after_help = "\
 Example: a message with properties, of whose end there is feedback
   dunlin c2d send -d my-device --data '{\"to\": 21}' --content-type application/json \\
-    --props 'kind=target;unit=C' --ack full")]
+    --props 'kind=target;unit=C' --ack full
+Example: send a message and wait for its end
+  dunlin c2d send -d my-device --data hello --ack full --wait")]
     Send(Box<SendArgs>),
     /// Take the next message of a device, as the device, and print it as JSON. Nothing is printed
     /// where there is none.
@@ -89,14 +92,20 @@ pub(super) struct SendArgs {
     /// Of which ends to hear by `dunlin feedback monitor`.
     #[arg(long, default_value = "none")]
     ack: Ack,
+    /// Print feedback as `dunlin feedback monitor` does, until that on this message has come: with
+    /// --ack full it comes whatever its end.
+    #[arg(long, short = 'w')]
+    wait: bool,
     /// Application properties, as 'k=v;k=v'.
     #[arg(long, short = 'p', visible_alias = "properties", value_name = "PROPS")]
     props: Option<String>,
     /// Id of the message; without it the hub makes one.
     #[arg(long, visible_alias = "mid")]
     message_id: Option<String>,
+    /// Id of what it belongs to, for the device to read.
     #[arg(long, visible_alias = "cid")]
     correlation_id: Option<String>,
+    /// Who sends it, for the device to read.
     #[arg(long, visible_alias = "uid")]
     user_id: Option<String>,
     /// For example application/json.
@@ -122,7 +131,7 @@ pub(super) struct SettleArgs {
     etag: String,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Ack {
     None,
     Positive,
@@ -178,13 +187,23 @@ async fn settle(arguments: SettleArgs, disposition: Disposition) -> Result<(), F
 async fn send(arguments: SendArgs) -> Result<(), Failure> {
     let id = Identity::device(&arguments.device_id);
     let id = id.map_err(|error| Failure::Usage(error.message))?;
-    let message = CommandMessage { headers: arguments.headers()?, body: arguments.body()? };
-    let client = LoginArgs::from(arguments.login).client()?;
-    let sent = client.c2d_send(id.as_str(), message).await?;
-    match arguments.json {
-        true => output::json(&sent),
-        false => line(sent["messageId"].as_str().unwrap_or_default()),
+    if arguments.wait && arguments.ack == Ack::None {
+        let text = "--wait: of what there is feedback on, --ack says: full, negative or positive";
+        return Err(Failure::Usage(text.to_owned()));
     }
+    let message = CommandMessage { headers: arguments.headers()?, body: arguments.body()? };
+    let login = LoginArgs::from(arguments.login);
+    let sent = login.client()?.c2d_send(id.as_str(), message).await?;
+    let message_id = sent["messageId"].as_str().unwrap_or_default().to_owned();
+    match arguments.json {
+        true => output::json(&sent)?,
+        false => line(&message_id)?,
+    }
+    if !arguments.wait {
+        return Ok(());
+    }
+    let wanted = Some(Wanted { device: Some(id.device_id().to_owned()), message_id });
+    Monitor { login, json: arguments.json, idle: None, wanted }.run().await
 }
 
 impl SendArgs {
@@ -233,22 +252,23 @@ async fn as_device(device: &DeviceArgs) -> Result<(Client, Identity, String), Fa
     Ok((client, id, token))
 }
 
-/// Body and properties as JSON. The body as text, where it is text.
+/// Body and properties as JSON, under the names that `az iot` has for them. The body as text, where
+/// it is text.
 fn shown(received: &Received) -> Value {
-    let (mut system, mut application) = (Map::new(), Map::new());
+    let (mut system, mut app) = (Map::new(), Map::new());
     for (name, value) in &received.headers {
         let text = Value::from(String::from_utf8_lossy(value.as_bytes()));
-        match name.as_str().strip_prefix("iothub-") {
-            Some(name) => match name.strip_prefix("app-") {
-                Some(name) => application.insert(name.to_owned(), text),
-                None => system.insert(name.to_owned(), text),
-            },
-            None => None,
+        match (name.as_str(), name.as_str().strip_prefix("iothub-app-")) {
+            (_, Some(name)) => app.insert(name.to_owned(), text),
+            ("iothub-contenttype", _) => system.insert("ContentType".to_owned(), text),
+            ("iothub-contentencoding", _) => system.insert("ContentEncoding".to_owned(), text),
+            (name, _) if name.starts_with("iothub-") => system.insert(name.to_owned(), text),
+            _ => None,
         };
     }
     let mut shown = json!({
         "etag": received.lock_token,
-        "properties": { "system": system, "application": application },
+        "properties": { "system": system, "app": app },
     });
     match std::str::from_utf8(&received.body) {
         Ok(text) => shown["data"] = text.into(),
@@ -266,6 +286,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("iothub-messageid", &b"m"[..]),
+            ("contenttype", b"text/plain"),
+            ("iothub-contenttype", b"text/plain"),
             ("iothub-app-colour", "grün".as_bytes()),
             ("content-length", b"2"),
             ("etag", b"\"t\""),
@@ -277,7 +299,10 @@ mod tests {
             headers: headers.clone(),
             body: body.to_vec(),
         };
-        let properties = json!({"system": {"messageid": "m"}, "application": {"colour": "grün"}});
+        let properties = json!({
+            "system": {"iothub-messageid": "m", "ContentType": "text/plain"},
+            "app": {"colour": "grün"},
+        });
         assert_eq!(
             shown(&message(b"hi")),
             json!({"etag": "t", "properties": properties, "data": "hi"})

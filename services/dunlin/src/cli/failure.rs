@@ -78,12 +78,19 @@ fn advice(error: &ClientError) -> (&'static str, u8) {
             "DeviceMaximumQueueDepthExceeded" => {
                 ("\n`dunlin c2d purge -d ID` empties it; c2d.depth in the hub's configuration", 1)
             }
+            "InvalidMessageExpiryTime" => {
+                ("\n--expiry-time-utc is in milliseconds: `date +%s%3N` is now", 1)
+            }
             "DeviceMessageLockLost" => {
                 ("\nit was held for too long, or is settled: receive it again", 1)
             }
             "GatewayTimeout" => ("\nthe device is there: --timeout gives it more time", 1),
             "ThrottlingException" | "ServerBusy" | "ServiceUnavailable" => {
                 ("\nthe hub is busy or starting: try again in a while", 1)
+            }
+            // What a device is told, which here has a good token.
+            "IotHubUnauthorized" if message.contains("valid for this identity") => {
+                ("\n`dunlin device show -d ID` shows whether it is disabled", 1)
             }
             "IotHubUnauthorized" | "IotHubUnauthorizedAccess" => {
                 ("\ncheck the policy and key of --login (or DUNLIN_LOGIN)", 1)

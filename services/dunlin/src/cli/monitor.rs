@@ -209,7 +209,7 @@ impl<'a> Monitor<'a> {
 }
 
 /// Away from the runtime: who reads our output may take his time, and signals are to be heard.
-async fn print(lines: Vec<String>) -> Result<(), Failure> {
+pub(super) async fn print(lines: Vec<String>) -> Result<(), Failure> {
     if lines.is_empty() {
         return Ok(());
     }
@@ -230,7 +230,7 @@ fn lost(what: &str) -> Failure {
 }
 
 /// Whether it may be otherwise in a while.
-fn comes_back(failure: &Failure) -> bool {
+pub(super) fn comes_back(failure: &Failure) -> bool {
     match failure {
         Failure::NoHub(_) => true,
         Failure::Client(ClientError::Refused { status, .. }) => *status == 429 || *status >= 500,

@@ -19,8 +19,11 @@ use tonic::{Request, Response, Status};
 use crate::mqtt_kit::{Door, beside, door_beside};
 use crate::raw::within;
 
+/// Messages in one answer: fewer than a device may have on their way.
+const AT_ONCE: usize = 8;
+
 /// Queues of devices, as the tests and the role see them.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Queues {
     state: Arc<Mutex<State>>,
     /// Changes with every call.
@@ -71,6 +74,12 @@ impl State {
     /// Messages that are not done with.
     pub fn left(&self, device: &str) -> usize {
         self.queues.get(device).map_or(0, Vec::len)
+    }
+
+    /// Of those that nobody holds, how often they were handed out in vain.
+    pub fn waiting(&self, device: &str) -> Vec<u32> {
+        let free = self.queues.get(device).into_iter().flatten();
+        free.filter(|entry| entry.holder.is_none()).map(|one| one.leased.delivery_count).collect()
     }
 }
 
@@ -136,14 +145,15 @@ impl C2d for Queues {
             let queue = state.queues.entry(device_id).or_default();
             let older = |entry: &&mut Entry| (1..epoch).contains(&entry.holder.unwrap_or_default());
             queue.iter_mut().filter(older).for_each(Entry::lose);
-            let free = queue.iter_mut().filter(|entry| entry.holder.is_none());
-            let commands = free.take(most as usize).map(|entry| {
+            let mut free = queue.iter_mut().filter(|entry| entry.holder.is_none());
+            let commands = free.by_ref().take((most as usize).min(AT_ONCE)).map(|entry| {
                 entry.holder = Some(epoch);
                 entry.leased.lock_token = guid();
                 entry.leased.clone()
             });
             let commands = commands.collect();
-            Ok(Response::new(v1::LeaseCommandsResponse { commands, lock_seconds: 60 }))
+            let more = free.next().is_some();
+            Ok(Response::new(v1::LeaseCommandsResponse { commands, lock_seconds: 60, more }))
         })
     }
 
@@ -249,9 +259,7 @@ pub struct Site {
 impl Site {
     pub async fn start() -> Self {
         let hub = TestHub::all_in_one().await;
-        let [held, settles_held] = [(); 2].map(|()| watch::channel(false).0);
-        let queues =
-            Queues { state: Arc::default(), calls: watch::channel(0).0, held, settles_held };
+        let queues = Queues::default();
         let mesh = Mesh::new(mesh::Config::default(), &[Role::C2d], Handle::current());
         mesh.attach(
             axum::Router::new()

@@ -1,7 +1,8 @@
 //! `dunlin c2d …` and `dunlin feedback …`.
 
+use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -34,7 +35,10 @@ fn messages_are_sent_and_purged_and_their_ends_told() {
     bad(&send(&data, &["--data", "x", "--ack", "all"]), 2, "--ack");
     bad(&send(&data, &["--data", "x", "--props", "x"]), 2, "--props");
     bad(&send(&data, &["--data", "x", "--message-id", "a\nb"]), 2, "--message-id");
-    bad(&send(&data, &["--data", "x", "--expiry-time-utc", "1"]), 1, "InvalidMessageExpiryTime");
+    bad(&send(&data, &["--data", "x", "--wait"]), 2, "--ack");
+    let late = send(&data, &["--data", "x", "--expiry-time-utc", "1"]);
+    bad(&late, 1, "InvalidMessageExpiryTime");
+    bad(&late, 1, "milliseconds");
     bad(&send(&data, &["--data-file-path", "/no/such"]), 2, "/no/such");
     let all =
         ["--data", "hi", "--mid", "m1", "--ack", "full", "--props", "K=v;b=", "--ct", "text/plain"];
@@ -79,6 +83,93 @@ fn messages_are_sent_and_purged_and_their_ends_told() {
     bad(&ask(&data, &["c2d", "purge", "-d", "x"]), 1, "DeviceNotFound");
     assert_eq!(hub.stop(), Some(0));
 }
+
+/// A command that goes on until something comes, killed when dropped.
+struct Waiting {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Waiting {
+    fn start(command: &mut Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        Self { child, lines }
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.next().expect("a line").expect("UTF-8")
+    }
+
+    fn ends(mut self) -> Option<i32> {
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_end_of_a_message_is_waited_for() {
+    let folder = TempDir::new().expect("a folder");
+    let data = folder.path().join("data");
+    let config = folder.path().join("hub.toml");
+    std::fs::write(&config, "[c2d]\nfeedback_batch_seconds = 0\n").expect("written");
+    let config = config.display().to_string();
+    let hub = Up::start(&data, &["--config", &config]);
+    good(&ask(&data, &["device", "create", "-d", "d"]));
+    let end = |id: &str| {
+        good(&send(&data, &["--data", "x", "--mid", id, "--ack", "full"]));
+        good(&ask(&data, &["c2d", "purge", "-d", "d"]));
+    };
+    // Others' records are not what it waits for.
+    end("1");
+    let mut sent = dunlin(&["c2d", "send", "-d", "d", "--data", "x", "--ack", "full", "--wait"]);
+    let mut sent = Waiting::start(sent.args(["--mid", "2", "--data-folder"]).arg(&data));
+    assert_eq!(sent.line(), "2");
+    assert!(sent.line().ends_with("  d  1  Purged"));
+    good(&ask(&data, &["c2d", "purge", "-d", "d"]));
+    assert!(sent.line().ends_with("  d  2  Purged"));
+    assert_eq!(sent.ends(), Some(0));
+
+    end("3");
+    let on = |id: &str| ask(&data, &["feedback", "monitor", "-w", id, "--timeout", "0"]);
+    assert!(good(&on("3")).ends_with("  d  3  Purged\n"));
+    bad(&on("3"), 1, "no feedback on 3");
+
+    // A hub that goes is waited for, and found where it is then.
+    let monitor = || {
+        let mut monitor = dunlin(&["feedback", "monitor"]);
+        monitor.arg("--data").arg(&data);
+        monitor
+    };
+    let mut watching = Waiting::start(&mut monitor());
+    // The second one shows that the first is done with.
+    for id in ["4", "5"] {
+        end(id);
+        assert!(watching.line().ends_with(&format!("  d  {id}  Purged")));
+    }
+    drop(hub);
+    let mut said = BufReader::new(watching.child.stderr.take().expect("piped")).lines();
+    let mut said = || said.next().expect("a line").expect("UTF-8");
+    assert_eq!(said(), "the hub has gone; waiting for it");
+    let hub = Up::start(&data, &["--config", &config]);
+    assert_eq!(said(), "the hub is back");
+    end("6");
+    assert!(watching.line().ends_with("  d  6  Purged"));
+    let pid = watching.child.id().to_string();
+    let killed = Command::new("sh").args(["-c", "kill -INT $0", &pid]).status();
+    assert!(killed.expect("kill").success());
+    assert_eq!(watching.ends(), Some(0));
+    assert_eq!(hub.stop(), Some(0));
+    bad(&monitor().output().expect("it runs"), 3, "dunlin up");
+}
+
 #[test]
 fn messages_are_received_and_settled_from_the_command_line() {
     let folder = TempDir::new().expect("a folder");
@@ -90,7 +181,7 @@ fn messages_are_received_and_settled_from_the_command_line() {
     let c2d =
         |command: &str, more: &[&str]| ask(&data, &[&["c2d", command, "-d", "d"], more].concat());
     assert_eq!(good(&c2d("receive", &[])), "", "there is none");
-    for id in ["1", "2", "3"] {
+    for id in ["1", "2", "3", "4"] {
         let all = ["--data", "hi", "--mid", id, "--ack", "full", "--props", "k=v"];
         good(&send(&data, &all));
     }
@@ -98,21 +189,20 @@ fn messages_are_received_and_settled_from_the_command_line() {
         serde_json::from_str(&good(&c2d("receive", more))).expect("JSON")
     };
     let first = receive(&[]);
-    assert_eq!(
-        (&first["data"], &first["properties"]["application"]),
-        (&json!("hi"), &json!({"k": "v"}))
-    );
-    assert_eq!(first["properties"]["system"]["messageid"], "1");
+    assert_eq!((&first["data"], &first["properties"]["app"]), (&json!("hi"), &json!({"k": "v"})));
+    assert_eq!(first["properties"]["system"]["iothub-messageid"], "1");
     let etag = first["etag"].as_str().expect("a lock");
-    assert_eq!(receive(&["--reject"])["properties"]["system"]["messageid"], "2");
+    assert_eq!(receive(&["--reject"])["properties"]["system"]["iothub-messageid"], "2");
     good(&c2d("abandon", &["--etag", etag]));
     bad(&c2d("complete", &["--etag", etag]), 1, "DeviceMessageLockLost");
     let again = receive(&[]);
-    assert_eq!(again["properties"]["system"]["messageid"], "1");
+    assert_eq!(again["properties"]["system"]["iothub-messageid"], "1");
     good(&c2d("complete", &["-e", &format!("\"{}\"", again["etag"].as_str().expect("a lock"))]));
     let third = receive(&["--abandon"]);
-    assert_eq!(third["properties"]["system"]["messageid"], "3");
-    assert_eq!(receive(&["--complete"])["properties"]["system"]["messageid"], "3");
+    assert_eq!(third["properties"]["system"]["iothub-messageid"], "3");
+    assert_eq!(receive(&["--complete"])["properties"]["system"]["iothub-messageid"], "3");
+    let fourth = receive(&[]);
+    good(&c2d("reject", &["--etag", fourth["etag"].as_str().expect("a lock")]));
     let told = good(&ask(&data, &["feedback", "monitor", "--timeout", "0", "--json"]));
     let told: Vec<Value> =
         told.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -120,7 +210,11 @@ fn messages_are_received_and_settled_from_the_command_line() {
         .iter()
         .map(|one| (one["originalMessageId"].as_str(), one["statusCode"].as_str()))
         .collect();
-    let success = Some("Success");
-    assert_eq!(ends, [(Some("2"), Some("Rejected")), (Some("1"), success), (Some("3"), success)]);
+    let want = [("2", "Rejected"), ("1", "Success"), ("3", "Success"), ("4", "Rejected")];
+    assert_eq!(ends, want.map(|(id, end)| (Some(id), Some(end))));
+    // Not `d`, which is still known: for a second.
+    good(&ask(&data, &["device", "create", "-d", "e"]));
+    good(&ask(&data, &["device", "update", "-d", "e", "--status", "disabled"]));
+    bad(&ask(&data, &["c2d", "receive", "-d", "e"]), 1, "dunlin device show");
     assert_eq!(hub.stop(), Some(0));
 }

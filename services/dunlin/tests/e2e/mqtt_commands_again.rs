@@ -74,6 +74,35 @@ async fn a_connection_is_there_until_what_it_acknowledged_is_settled() {
     site.stop().await;
 }
 
+/// SIGTERM while a message is being settled and others are being fetched. Who has nothing of the kind
+/// goes at once, and shows that the hub stops.
+#[tokio::test]
+async fn a_hub_that_stops_settles_and_gives_back() {
+    let site = Site::start().await;
+    let idle = Device::create(&site.hub, "idle").await;
+    let mut idle = site.door.enter(&idle.connect()).await;
+    let device = Device::create(&site.hub, "d").await;
+    let mut raw = listener(&site.door, &device).await;
+    site.send("d", "1").await;
+    let first = raw.published().await;
+    site.queues.until("no lease call", |state| state.leases == 2).await;
+    site.queues.hold_leases(true);
+    site.queues.hold_settles(true);
+    site.send("d", "2").await;
+    acknowledge(&mut raw, &first).await;
+    site.queues.until("a settle call", |state| state.settles == 1).await;
+    let Site { hub, beside, queues, .. } = site;
+    let stopped = tokio::spawn(beside.stop());
+    idle.expect_close().await;
+    queues.hold_leases(false);
+    queues.hold_settles(false);
+    raw.expect_close().await;
+    stopped.await.expect("stopped");
+    assert_eq!(queues.state().settled, [(1, Disposition::Complete)]);
+    assert_eq!(queues.state().waiting("d"), [0], "the hub's stopping is not in vain");
+    hub.stop().await;
+}
+
 #[tokio::test]
 async fn a_lock_that_ran_out_means_another_delivery() {
     let site = Site::start().await;

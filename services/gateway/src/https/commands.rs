@@ -105,6 +105,6 @@ async fn settle(
     if settled.first() == Some(&true) {
         return Ok(());
     }
-    let message = "there is no message under this lock: it was settled, or its minute is over and it comes again";
+    let message = "there is no message under this lock: it was settled, or its time is over and it comes again";
     Err(HubError::new(ErrorCode::DeviceMessageLockLost, message))
 }

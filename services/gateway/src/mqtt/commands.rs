@@ -17,17 +17,14 @@ use crate::commands::{Leased, Leases};
 use crate::queue::Message;
 use crate::worker::Worker;
 
-/// Messages in one lease call: a megabyte, if they and their topics are as large as they may be.
-const AT_ONCE: usize = 8;
-
 /// Seconds between attempts at a lease call that fails, at most.
 const MAX_PAUSE: u32 = 30;
 
 #[derive(Default)]
 pub(super) struct Commands {
     leases: Option<Arc<Leases>>,
-    /// How many the lease call under way asks for; 0: there is none.
-    asked: usize,
+    /// A lease call is under way.
+    asking: bool,
     /// There may be more in the queue than was leased.
     more: bool,
     /// Lease calls that failed in a row, and the worker's time of the next.
@@ -39,7 +36,7 @@ pub(super) struct Commands {
 
 impl Commands {
     pub fn is_empty(&self) -> bool {
-        self.asked == 0
+        !self.asking
             && !self.more
             && self.retry.is_none()
             && self.heirs.is_none()
@@ -60,11 +57,11 @@ impl Connection {
         let call = self.with_rare(|rare| {
             let commands = &mut rare.commands;
             commands.more = true;
-            let most = rare.outbound.room().min(AT_ONCE);
-            if commands.asked > 0 || commands.retry.is_some() || most == 0 || congested {
+            let most = rare.outbound.room();
+            if commands.asking || commands.retry.is_some() || most == 0 || congested {
                 return None;
             }
-            (commands.asked, commands.more) = (most, false);
+            (commands.asking, commands.more) = (true, false);
             let leases = commands.leases.get_or_insert_with(|| self.session.leases());
             Some((leases.clone(), most))
         });
@@ -86,8 +83,8 @@ impl Connection {
         match (result, qos) {
             (Ok(leased), Some(qos)) => {
                 self.with_rare(|rare| {
-                    rare.commands.more |= leased.commands.len() >= rare.commands.asked;
-                    (rare.commands.asked, rare.commands.failures) = (0, 0);
+                    rare.commands.more |= leased.more;
+                    (rare.commands.asking, rare.commands.failures) = (false, 0);
                 });
                 // A second for the coarse clock.
                 let until = worker.now() + leased.lock_seconds + 1;
@@ -102,7 +99,7 @@ impl Connection {
                 return leases.give_back(move |none| queue.tell(key, Message::Leased(none)));
             }
             (Ok(_), None) => {
-                self.with_rare(|rare| (rare.commands.asked, rare.commands.more) = (0, false));
+                self.with_rare(|rare| (rare.commands.asking, rare.commands.more) = (false, false));
             }
             (Err(error), _) => {
                 let (identity, again) = (self.session.identity(), error.retryable());
@@ -110,7 +107,7 @@ impl Connection {
                 self.with_rare(|rare| {
                     let commands = &mut rare.commands;
                     // Else a newer connection has them, or the device is gone: this one goes too.
-                    (commands.asked, commands.more) = (0, again);
+                    (commands.asking, commands.more) = (false, again);
                     commands.failures += 1;
                     let pause = (1 << commands.failures.min(5)).min(MAX_PAUSE);
                     // Many connections fail at once, and are not to try again at once.
@@ -171,7 +168,7 @@ impl Connection {
             if commands.retry.is_some_and(|at| at <= now) {
                 commands.retry = None;
             }
-            rare.outbound.lose(now) || commands.more && commands.asked == 0
+            rare.outbound.lose(now) || commands.more && !commands.asking
         });
         if due == Some(true) {
             self.look_for_commands(worker);

@@ -26,6 +26,8 @@ const CALLS: usize = 100;
 /// Bytes that wait to be written to a device, before it is taken for stuck: many large ones at once
 /// are no sign of that.
 const UNWRITTEN: usize = 2 << 20;
+/// Bytes that wait to be written, before what can wait does.
+const CONGESTED: usize = 64 << 10;
 
 /// What a device was sent and has not acknowledged.
 #[derive(Default)]
@@ -151,9 +153,9 @@ impl Connection {
         self.unwritten() > UNWRITTEN
     }
 
-    /// Whether what can wait had better wait, or the device would be taken for stuck.
+    /// Whether what can wait had better wait where it is: it would fill this process' memory.
     pub(super) fn is_congested(&self) -> bool {
-        self.unwritten() > UNWRITTEN / 4
+        self.unwritten() > CONGESTED
     }
 
     fn unwritten(&self) -> usize {

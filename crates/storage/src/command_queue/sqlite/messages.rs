@@ -11,9 +11,6 @@ use crate::StoreError;
 use crate::command_queue::{Leased, Rules};
 use crate::presence::Epoch;
 
-/// What a property takes beside its text, on any wire.
-const PROPERTY_BYTES: usize = 16;
-
 /// What decides on the next state of a message.
 struct Stage {
     sequence: i64,
@@ -175,7 +172,7 @@ pub(super) fn lock(
     for token in tokens {
         let Some(row) = free.next()?.filter(|_| filled < bytes) else { break };
         let one = read(row, token)?;
-        filled += one.command.size() + PROPERTY_BYTES * one.command.properties.len();
+        filled += one.command.weight();
         leased.push(one);
     }
     let sql = "UPDATE command SET lock_token = ?3, lock_epoch = ?4, due = ?5
