@@ -69,9 +69,12 @@ pub struct Run {
     /// silent device. It can neither publish nor ping, so its keep-alive is 1170.
     #[arg(long, conflicts_with_all = ["rate", "burst", "keep_alive"])]
     pub idle_drops_tls: bool,
-    /// Over WebSocket, by the port of the connection string.
-    #[arg(long, conflicts_with = "broker")]
-    pub websocket: bool,
+    /// Of the devices; all but `mqtt` by the port of the connection string.
+    #[arg(long, value_enum, default_value_t = Protocol::Mqtt)]
+    pub protocol: Protocol,
+    /// Over HTTPS a connection for each request.
+    #[arg(long)]
+    pub connection_per_request: bool,
     /// Do not subscribe to C2D messages, methods, twin answers and desired properties.
     #[arg(long)]
     pub no_subscribe: bool,
@@ -126,7 +129,7 @@ pub struct Hub {
 }
 
 /// A plain MQTT broker in the hub's place, for comparison: no identities, no SAS.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Broker {
     /// Drive this MQTT broker (over TLS) instead of a hub.
     #[arg(long, value_name = "HOST:PORT", requires = "broker_ca")]
@@ -147,6 +150,15 @@ pub enum Work {
     /// Direct methods of the devices in turn, by one caller, one at a time: the answer. Of a hub
     /// over HTTPS, of a broker over MQTT.
     Call,
+    /// C2D messages by back ends, `window` on their way to each device: its PUBACK. Of a hub only.
+    C2d,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    Mqtt,
+    MqttWs,
+    Https,
 }
 
 /// How fast messages are sent.

@@ -10,13 +10,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::args::Work;
+use crate::args::{Protocol, Work};
+use crate::backend::Waiting;
 use crate::fleet::{Phase, Plan};
-use crate::identities;
 use crate::link::{Link, Scratch};
 use crate::mqtt::{self, Packet};
 use crate::outcome::{Counters, Stats};
 use crate::publisher::Publisher;
+use crate::{https, identities};
 
 /// How long a device may take to get from dialling to ready.
 const CONNECT: Duration = Duration::from_secs(60);
@@ -28,6 +29,7 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     pub stats: RefCell<Stats>,
     pub scratch: Scratch,
+    pub waiting: Waiting,
     /// Sockets of devices that dropped their TLS state.
     pub silent: RefCell<Vec<std::net::TcpStream>>,
 }
@@ -36,41 +38,59 @@ pub struct Shared {
 pub async fn run(shared: Rc<Shared>, number: usize) {
     let id = identities::id(&shared.plan.prefix, number);
     // Boxed and gone once connected: an idle device keeps only what follows.
-    let link = match Box::pin(connect(&shared, number, &id)).await {
-        Ok(link) => link,
+    let connection = match Box::pin(connect(&shared, number, &id)).await {
+        Ok(connection) => connection,
         Err(error) => {
             *shared.stats.borrow_mut().failed.entry(format!("{error:#}")).or_default() += 1;
             shared.counters.failed.fetch_add(1, Relaxed);
             return;
         }
     };
-    if shared.plan.drop_tls {
-        if let Ok(socket) = link.into_socket() {
-            shared.silent.borrow_mut().push(socket);
-        }
-        shared.counters.connected.fetch_add(1, Relaxed);
-        return;
-    }
     shared.counters.connected.fetch_add(1, Relaxed);
-    if let Err(error) = serve(&shared, link, number, &id).await {
+    let served = match connection {
+        Connection::Mqtt(link) if shared.plan.drop_tls => {
+            if let Ok(socket) = link.into_socket() {
+                shared.silent.borrow_mut().push(socket);
+            }
+            return;
+        }
+        Connection::Mqtt(link) => serve(&shared, link, number, &id).await,
+        Connection::Https(device) => device.serve(number).await,
+    };
+    if let Err(error) = served {
         *shared.stats.borrow_mut().lost.entry(format!("{error:#}")).or_default() += 1;
         shared.counters.lost.fetch_add(1, Relaxed);
     }
 }
 
-async fn connect(shared: &Shared, number: usize, id: &str) -> Result<Link> {
+enum Connection {
+    Mqtt(Box<Link>),
+    Https(Box<https::Device>),
+}
+
+async fn connect(shared: &Rc<Shared>, number: usize, id: &str) -> Result<Connection> {
     let _turn = shared.plan.connecting.acquire().await?;
     let start = Instant::now();
-    let ready = timeout(CONNECT, ready(shared, number, id)).await;
-    let link = ready.map_err(|_| anyhow!("not connected within {CONNECT:?}"))??;
+    let ready = timeout(CONNECT, async {
+        Ok(match shared.plan.protocol {
+            Protocol::Mqtt | Protocol::MqttWs => {
+                Connection::Mqtt(Box::new(ready(shared, number, id).await?))
+            }
+            Protocol::Https => {
+                Connection::Https(Box::new(https::Device::connect(shared, number, id).await?))
+            }
+        })
+    });
+    let ready: Result<_> = ready.await.map_err(|_| anyhow!("not connected within {CONNECT:?}"))?;
+    let connection = ready?;
     shared.stats.borrow_mut().connect.record(start.elapsed());
-    Ok(link)
+    Ok(connection)
 }
 
 /// Up to the last answer that a device waits for before it is ready.
 async fn ready(shared: &Shared, number: usize, id: &str) -> Result<Link> {
-    let Plan { target, subscribe, keep_alive, .. } = &*shared.plan;
-    let mut link = Link::open(target, &shared.scratch, number, id, *keep_alive).await?;
+    let Plan { subscribe, keep_alive, .. } = &*shared.plan;
+    let mut link = Link::open(&shared.plan, &shared.scratch, number, id, *keep_alive).await?;
     if *subscribe {
         let filters = [
             &format!("devices/{id}/messages/devicebound/#"),
@@ -85,7 +105,7 @@ async fn ready(shared: &Shared, number: usize, id: &str) -> Result<Link> {
 }
 
 /// Publishes and answers as the phases ask for, until the last of them.
-async fn serve(shared: &Shared, mut link: Link, number: usize, id: &str) -> Result<()> {
+async fn serve(shared: &Shared, mut link: Box<Link>, number: usize, id: &str) -> Result<()> {
     let plan = &*shared.plan;
     let methods = if plan.work == Work::Call { plan.methods(id) } else { String::new() };
     let mut phase = shared.phase.clone();
@@ -115,6 +135,13 @@ async fn serve(shared: &Shared, mut link: Link, number: usize, id: &str) -> Resu
                     }
                     if plan.work == Work::Call {
                         answer_call(&mut out, &methods, topic, body)?;
+                    }
+                    if let Some(message) = c2d_message(topic) {
+                        let settled = shared.waiting.borrow_mut().remove(message);
+                        // Nobody waits any more for one that comes again.
+                        if settled.is_none_or(|settled| settled.send(()).is_err()) {
+                            shared.stats.borrow_mut().stray_acks += 1;
+                        }
                     }
                     if plan.work == Work::Report { report_taken(topic, body)? } else { None }
                 }
@@ -154,6 +181,12 @@ fn answer_call(out: &mut Vec<u8>, methods: &str, topic: &str, body: &[u8]) -> Re
     mqtt::publish(out, &format!("{methods}/res/200/?$rid={rid}"), None, body)
 }
 
+/// The id of a C2D message. Ours have nothing in them that is percent-encoded.
+fn c2d_message(topic: &str) -> Option<&str> {
+    let (_, bag) = topic.strip_prefix("devices/")?.split_once("/messages/devicebound/")?;
+    bag.split('&').find_map(|property| property.strip_prefix("%24.mid="))
+}
+
 /// The request id of a report that was taken; `None`: this is no answer to a report.
 fn report_taken(topic: &str, body: &[u8]) -> Result<Option<u16>> {
     let Some(answer) = topic.strip_prefix("$iothub/twin/res/") else { return Ok(None) };
@@ -181,6 +214,14 @@ mod tests {
         }
         assert!(out.is_empty());
         Ok(())
+    }
+
+    #[test]
+    fn a_c2d_message_is_told_by_its_id() {
+        let topic = "devices/d/messages/devicebound/%24.to=%2Fdevices%2Fd&%24.mid=d-0-7&k=v";
+        assert_eq!(c2d_message(topic), Some("d-0-7"));
+        assert_eq!(c2d_message("devices/d/messages/devicebound/k=v"), None);
+        assert_eq!(c2d_message("$iothub/methods/POST/x/?$rid=1&%24.mid=1"), None);
     }
 
     #[test]

@@ -10,17 +10,20 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
-use crate::args::{Rate, Run, Work};
-use crate::caller;
+use crate::args::{Protocol, Rate, Run, Work};
+use crate::backend;
 use crate::device::{self, Shared};
 use crate::outcome::{Counters, Stats, Totals};
 use crate::target::Target;
 
 /// What every device of a run knows.
 pub struct Plan {
-    pub target: Target,
+    pub target: Arc<Target>,
     pub prefix: String,
     pub devices: usize,
+    pub protocol: Protocol,
+    /// Over HTTPS: one connection for all requests.
+    pub keep_connection: bool,
     pub work: Work,
     pub rate: Option<Rate>,
     pub window: u16,
@@ -36,7 +39,9 @@ impl Plan {
     /// For the first `devices` of a run.
     pub fn of(run: &Run, devices: usize) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            target: Target::of(&run.hub, &run.broker, run.websocket)?,
+            target: Arc::new(Target::of(&run.hub, &run.broker)?),
+            protocol: run.protocol,
+            keep_connection: !run.connection_per_request,
             prefix: run.prefix.clone(),
             devices,
             work: run.work,
@@ -63,17 +68,20 @@ impl Plan {
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
         let target = Target {
-            address: ([127, 0, 0, 1], 1).into(),
+            ip: [127, 0, 0, 1].into(),
+            mqtt_port: 1,
             name: "localhost".try_into()?,
+            back_end_tls: Arc::new(tls.clone()),
             tls: Arc::new(tls),
             hub: None,
-            websocket: false,
         };
         let connecting = Semaphore::new(1);
         let (prefix, body, work) = (String::new(), vec![b'x'; 16], Work::Publish);
         let (devices, keep_alive, subscribe, drop_tls) = (2, 60, false, false);
         Ok(Self {
-            target,
+            target: Arc::new(target),
+            protocol: Protocol::Mqtt,
+            keep_connection: true,
             prefix,
             devices,
             work,
@@ -131,9 +139,6 @@ impl Fleet {
             let name = format!("devices-{thread}");
             fleet.spawn(name, plan, &follow, move |shared| devices(shared, thread, count))?;
         }
-        if plan.work == Work::Call {
-            fleet.spawn("caller".into(), plan, &follow, caller::run)?;
-        }
         Ok(fleet)
     }
 
@@ -151,8 +156,8 @@ impl Fleet {
         let (plan, phase) = (plan.clone(), phase.clone());
         let thread = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (stats, scratch, silent) = Default::default();
-            let shared = Rc::new(Shared { plan, phase, counters, stats, scratch, silent });
+            let (stats, scratch, silent, waiting) = Default::default();
+            let shared = Rc::new(Shared { plan, phase, counters, stats, scratch, silent, waiting });
             LocalSet::new().block_on(&runtime, work(shared.clone()))?;
             Ok(shared.stats.take())
         };
@@ -186,6 +191,7 @@ async fn devices(shared: Rc<Shared>, thread: usize, threads: usize) -> Result<()
     for number in (thread..shared.plan.devices).step_by(threads) {
         devices.spawn_local(device::run(shared.clone(), number));
     }
+    backend::run(shared.clone(), thread, threads).await?;
     while let Some(ended) = devices.join_next().await {
         ended.context("a device's task panicked")?;
     }

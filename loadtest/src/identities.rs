@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use dunlin_auth::{Key, sas};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use reqwest::{Method, StatusCode};
+use hyper::{Method, StatusCode};
 use ring::hmac;
 use serde_json::json;
 
@@ -43,9 +43,10 @@ pub fn expiry() -> Result<u64> {
 
 /// Creates the devices; those that exist are taken as they are.
 pub async fn create(rest: &Rest, ids: &[String]) -> Result<()> {
+    let login = rest.login()?;
     each(ids, async |id| {
-        let key = derived(rest.login(), id);
-        let authentication = match &rest.login().thumbprint {
+        let key = derived(login, id);
+        let authentication = match &login.thumbprint {
             Some(known) => json!({
                 "type": "selfSigned",
                 "x509Thumbprint": { "primaryThumbprint": known },
@@ -74,9 +75,9 @@ async fn each(ids: &[String], call: impl AsyncFn(&String) -> Result<()>) -> Resu
 }
 
 async fn call(rest: &Rest, method: Method, id: &str, body: String, also: StatusCode) -> Result<()> {
-    let (status, text) = rest.send(method.clone(), &["devices", id], body).await?;
-    if !status.is_success() && status != also {
-        bail!("{method} of device {id}: {status}: {text}");
+    let answer = rest.send(method.clone(), &["devices", id], &[], body).await?;
+    if !answer.status.is_success() && answer.status != also {
+        bail!("{method} of device {id}: {}: {}", answer.status, answer.text());
     }
     Ok(())
 }

@@ -7,15 +7,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use anyhow::{Result, anyhow, bail};
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::args::Protocol;
+use crate::fleet::Plan;
 use crate::identities;
 use crate::mqtt::{self, Connect, Packet};
-use crate::target::Target;
 use crate::websocket::{self, Frames};
 
 /// Where all connections of a thread read into: an idle one holds no buffer.
@@ -32,21 +31,19 @@ pub struct Link {
 impl Link {
     /// Up to CONNACK. `number` spreads connections over source addresses.
     pub async fn open(
-        target: &Target,
+        plan: &Plan,
         scratch: &Scratch,
         number: usize,
         id: &str,
         keep_alive: u16,
     ) -> Result<Self> {
-        let socket = target.dial(number).await.map_err(|error| anyhow!("TCP: {error}"))?;
-        let name: ServerName<'static> = target.name.clone();
-        let mut stream = TlsConnector::from(target.tls.clone())
-            .connect(name, socket)
-            .await
-            .map_err(|error| anyhow!("TLS: {error}"))?;
+        let target = &plan.target;
+        let websocket = plan.protocol == Protocol::MqttWs;
+        let port = if websocket { target.https_port()? } else { target.mqtt_port };
+        let mut stream = target.connect(port, &target.tls, number).await?;
         let login = target.hub.as_ref();
         let mut frames = None;
-        if let Some(login) = login.filter(|_| target.websocket) {
+        if let Some(login) = login.filter(|_| websocket) {
             websocket::open(&mut stream, &login.authority).await?;
             frames = Some(Frames::default());
         }

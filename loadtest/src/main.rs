@@ -1,13 +1,16 @@
 //! `dunlin-loadtest`: many devices on one machine, and what they measure.
 
 mod args;
-mod caller;
+mod backend;
 mod device;
 mod fleet;
+mod http;
+mod https;
 mod identities;
 mod link;
 mod mqtt;
 mod outcome;
+mod pace;
 mod process;
 mod publisher;
 mod report;

@@ -1,119 +1,56 @@
-//! What a device sends and when: telemetry, or reports of its twin; in a closed loop, on a schedule,
-//! or once with all others.
-
-use std::time::Duration;
+//! What a device says over MQTT and what of it is on its way: telemetry, or reports of its twin.
 
 use anyhow::Result;
 use tokio::time::Instant;
 
-use crate::args::{Rate, Work};
-use crate::fleet::{Phase, Plan, Schedule};
+use crate::args::Work;
+use crate::fleet::{Phase, Plan};
 use crate::mqtt;
 use crate::outcome::Stats;
-
-/// A message on its way.
-#[derive(Clone, Copy)]
-struct InFlight {
-    /// When it was to be sent, which is when its latency begins: what a slow server holds up in
-    /// the client counts as well.
-    due: Instant,
-    burst: bool,
-}
+use crate::pace::{InFlight, Pace};
 
 pub struct Publisher<'a> {
     plan: &'a Plan,
-    number: usize,
     topic: String,
+    pace: Pace,
     /// By packet or request id less one; allocated with the first message.
     slots: Vec<Option<InFlight>>,
     free: Vec<u16>,
-    schedule: Option<Schedule>,
-    /// Of a rate: when the next message is due.
-    next: Option<Instant>,
-    bursts_due: u32,
-    burst_at: Instant,
     /// Reports so far: no two are the same.
     reports: u64,
 }
 
 impl<'a> Publisher<'a> {
     pub fn new(plan: &'a Plan, number: usize, topic: String) -> Self {
-        Self {
-            plan,
-            number,
-            topic,
-            slots: Vec::new(),
-            free: Vec::new(),
-            schedule: None,
-            next: None,
-            bursts_due: 0,
-            burst_at: Instant::now(),
-            reports: 0,
-        }
+        // Back ends set the pace of the others, and devices only answer.
+        let by_device = matches!(plan.work, Work::Publish | Work::Report);
+        let pace = Pace::new(plan.rate.filter(|_| by_device), plan.devices, number);
+        Self { plan, topic, pace, slots: Vec::new(), free: Vec::new(), reports: 0 }
     }
 
     pub fn enter(&mut self, phase: Phase) {
-        (self.schedule, self.next) = (None, None);
-        match phase {
-            Phase::Idle | Phase::Stop => {}
-            // Devices are called then, and only answer.
-            Phase::Publish(_) if self.plan.work == Work::Call => {}
-            Phase::Burst => {
-                self.bursts_due += 1;
-                self.burst_at = Instant::now();
-            }
-            Phase::Publish(schedule) => {
-                self.schedule = Some(schedule);
-                // The devices' turns are spread evenly.
-                self.next = self.period().map(|period| {
-                    schedule.start + period.mul_f64(self.number as f64 / self.plan.devices as f64)
-                });
-            }
-        }
-        if self.slots.is_empty() && (self.schedule.is_some() || self.bursts_due > 0) {
+        self.pace.enter(phase);
+        if self.slots.is_empty() && self.pace.is_busy() {
             self.slots = vec![None; usize::from(self.plan.window)];
             self.free = (1..=self.plan.window).rev().collect();
         }
     }
 
-    fn period(&self) -> Option<Duration> {
-        match self.plan.rate {
-            Some(Rate::PerSecond(rate)) => {
-                Some(Duration::from_secs_f64(self.plan.devices as f64 / rate))
-            }
-            _ => None,
-        }
-    }
-
     /// Whether the next messages follow at once, so that buffers are worth keeping.
     pub fn is_busy(&self) -> bool {
-        self.schedule.is_some()
+        self.pace.is_busy()
     }
 
     /// Writes what may be sent now; how many messages that is.
     pub fn fill(&mut self, out: &mut Vec<u8>) -> Result<u64> {
         let mut sent = 0;
-        if self.bursts_due == 0 && self.schedule.is_none() {
+        if !self.pace.is_busy() {
             return Ok(sent);
         }
         let now = Instant::now();
-        while let Some(&id) = self.free.last() {
-            let message = if self.bursts_due > 0 {
-                self.bursts_due -= 1;
-                InFlight { due: self.burst_at, burst: true }
-            } else if let Some(schedule) = self.schedule.filter(|schedule| now < schedule.until) {
-                match (self.next, self.period()) {
-                    (Some(next), Some(period)) if next <= now => {
-                        self.next = Some(next + period);
-                        InFlight { due: next, burst: false }
-                    }
-                    (Some(_), _) => break,
-                    (None, _) if now < schedule.start => break,
-                    (None, _) => InFlight { due: now, burst: false },
-                }
-            } else {
-                break;
-            };
+        while let Some(&id) = self.free.last()
+            && let Some(message) = self.pace.take(now)
+        {
             self.free.pop();
             self.slots[usize::from(id) - 1] = Some(message);
             self.write(out, id)?;
@@ -135,8 +72,7 @@ impl<'a> Publisher<'a> {
 
     /// When to call `fill` again if nothing else happens.
     pub fn due(&self) -> Option<Instant> {
-        let schedule = self.schedule.filter(|_| !self.free.is_empty())?;
-        self.next.filter(|next| *next < schedule.until)
+        self.pace.due().filter(|_| !self.free.is_empty())
     }
 
     /// Takes a PUBACK or the answer to a report. `false`: for nothing that was on its way.
@@ -147,19 +83,18 @@ impl<'a> Publisher<'a> {
             return false;
         };
         self.free.push(id);
-        let now = Instant::now();
-        if message.burst {
-            stats.burst.record(now - message.due);
-        } else if self.schedule.is_some_and(|schedule| schedule.measures(now)) {
-            stats.publish.record(now.saturating_duration_since(message.due));
-        }
+        message.done(&self.pace, stats);
         true
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::args::Rate;
+    use crate::fleet::Schedule;
 
     fn schedule(start: Instant) -> Phase {
         let measured = start..start + Duration::from_secs(3600);

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::args::{Arguments, Command, Devices, Hub, Run, Work};
+use crate::args::{Arguments, Broker, Command, Devices, Hub, Protocol, Run, Work};
 use crate::fleet::{Fleet, Phase, Plan, Schedule};
 use crate::identities;
 use crate::outcome::Totals;
 use crate::process::{self, Memory};
 use crate::report::{Bursts, Connecting, Parts, Publishing, Report, Sample, Silence};
 use crate::rest::Rest;
-use crate::target;
+use crate::target::Target;
 
 /// How often counters are looked at.
 const LOOK: Duration = Duration::from_millis(2);
@@ -43,8 +43,7 @@ fn ids(devices: usize, prefix: &str) -> Vec<String> {
 }
 
 fn rest(hub: &Hub) -> Result<Rest> {
-    let ca = hub.ca.as_deref().context("set DUNLIN_CA or --ca to the hub's CA certificate")?;
-    Rest::new(&target::login(hub)?, &target::tls(ca, None)?, hub.address)
+    Rest::new(&Arc::new(Target::of(hub, &Broker::default())?))
 }
 
 async fn create(devices: &Devices) -> Result<()> {
@@ -63,8 +62,13 @@ async fn measure(run: &Run) -> Result<Report> {
         bail!("without subscriptions nobody hears calls or answers: leave out --no-subscribe");
     }
     let plan = Plan::of(run, run.devices)?;
-    if run.work == Work::Report && plan.target.hub.is_none() {
-        bail!("a broker has no twins: leave out --work report or --broker");
+    if plan.target.hub.is_none()
+        && (matches!(run.work, Work::Report | Work::C2d) || run.protocol != Protocol::Mqtt)
+    {
+        bail!("a broker has neither twins nor C2D messages, and MQTT only: leave out --broker");
+    }
+    if run.protocol == Protocol::Https && (run.work != Work::Publish || run.idle_drops_tls) {
+        bail!("over HTTPS devices publish telemetry only, and no connection is theirs to keep");
     }
     let owned = plan.target.hub.is_some() && !run.reuse;
     if owned {

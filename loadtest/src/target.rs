@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use dunlin_auth::connection_string::Signer;
 use dunlin_auth::{ConnectionString, Key};
 use rustls::client::Resumption;
@@ -12,6 +12,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::args::{Broker, Hub};
 
@@ -42,53 +44,74 @@ impl Login {
 
 /// What devices connect to.
 pub struct Target {
-    pub address: SocketAddr,
+    pub ip: IpAddr,
+    pub mqtt_port: u16,
     pub name: ServerName<'static>,
+    /// Of devices, which may show a certificate.
     pub tls: Arc<ClientConfig>,
+    pub back_end_tls: Arc<ClientConfig>,
     /// `None`: a broker.
     pub hub: Option<Login>,
-    /// Of a hub: by its HTTPS port.
-    pub websocket: bool,
 }
 
 impl Target {
-    pub fn of(hub: &Hub, broker: &Broker, websocket: bool) -> Result<Self> {
+    pub fn of(hub: &Hub, broker: &Broker) -> Result<Self> {
         if let Some(broker_at) = &broker.broker {
             let (host, port) = broker_at.rsplit_once(':').context("--broker takes HOST:PORT")?;
             let port = port.parse().context("--broker takes HOST:PORT")?;
             let ca = broker.broker_ca.as_deref().context("--broker-ca is missing")?;
-            return Self::at(host, (port, None), tls(ca, None)?, None);
+            return Self::at(host, (port, None), [tls(ca, None)?, tls(ca, None)?], None);
         }
         let login = login(hub)?;
         let ca = hub.ca.as_deref().context("set DUNLIN_CA or --ca to the hub's CA certificate")?;
         let host = login.hostname.clone();
-        let port = if websocket { login.https_port()? } else { hub.mqtt_port };
-        let target = Self::at(&host, (port, hub.address), tls(ca, shown(hub)?)?, Some(login))?;
-        Ok(Self { websocket, ..target })
+        let tls = [tls(ca, shown(hub)?)?, tls(ca, None)?];
+        Self::at(&host, (hub.mqtt_port, hub.address), tls, Some(login))
     }
 
     fn at(
         host: &str,
-        (port, address): (u16, Option<IpAddr>),
-        tls: Arc<ClientConfig>,
+        (mqtt_port, address): (u16, Option<IpAddr>),
+        [tls, back_end_tls]: [Arc<ClientConfig>; 2],
         hub: Option<Login>,
     ) -> Result<Self> {
-        let address = match address {
-            Some(ip) => SocketAddr::new(ip, port),
-            None => resolve(host, port)?,
+        let ip = match address {
+            Some(ip) => ip,
+            None => resolve(host, mqtt_port)?.ip(),
         };
         let name = ServerName::try_from(host.to_owned()).context("not a host name")?;
-        Ok(Self { address, name, tls, hub, websocket: false })
+        Ok(Self { ip, mqtt_port, name, tls, back_end_tls, hub })
     }
 
-    /// A TCP connection for the device with this number.
-    pub async fn dial(&self, number: usize) -> std::io::Result<TcpStream> {
-        let socket =
-            if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(source) = source(self.address.ip(), number, std::process::id()) {
+    /// The hub that is driven, where nothing else will do.
+    pub fn hub(&self) -> Result<&Login> {
+        self.hub.as_ref().context("only a hub can do this: leave out --broker")
+    }
+
+    pub fn https_port(&self) -> Result<u16> {
+        self.hub()?.https_port()
+    }
+
+    /// A TLS connection for the device with this number.
+    pub async fn connect(
+        &self,
+        port: u16,
+        tls: &Arc<ClientConfig>,
+        number: usize,
+    ) -> Result<TlsStream<TcpStream>> {
+        let socket = self.dial(port, number).await.map_err(|error| anyhow!("TCP: {error}"))?;
+        TlsConnector::from(tls.clone())
+            .connect(self.name.clone(), socket)
+            .await
+            .map_err(|error| anyhow!("TLS: {error}"))
+    }
+
+    async fn dial(&self, port: u16, number: usize) -> std::io::Result<TcpStream> {
+        let socket = if self.ip.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(source) = source(self.ip, number, std::process::id()) {
             socket.bind(SocketAddr::new(source, 0))?;
         }
-        let stream = socket.connect(self.address).await?;
+        let stream = socket.connect(SocketAddr::new(self.ip, port)).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -106,7 +129,7 @@ fn source(target: IpAddr, number: usize, salt: u32) -> Option<IpAddr> {
 }
 
 /// The login of the command line, which must be a shared access policy's.
-pub fn login(hub: &Hub) -> Result<Login> {
+fn login(hub: &Hub) -> Result<Login> {
     let text = hub.login.as_deref().context(
         "set DUNLIN_LOGIN or --login to the hub's owner connection string (or give --broker)",
     )?;
@@ -134,7 +157,7 @@ fn shown(hub: &Hub) -> Result<Option<Shown>> {
 }
 
 /// IPv4 first: a hub on a developer's machine listens on 127.0.0.1.
-pub fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
+fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
     let found: Vec<_> = (host, port)
         .to_socket_addrs()
         .with_context(|| format!("cannot resolve {host}; --address names its address"))?
@@ -144,7 +167,7 @@ pub fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
 }
 
 /// TLS 1.3, the certificate verified, every handshake a full one: a resumed one would measure less.
-pub fn tls(ca: &Path, shown: Option<Shown>) -> Result<Arc<ClientConfig>> {
+fn tls(ca: &Path, shown: Option<Shown>) -> Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     let certificates = CertificateDer::pem_file_iter(ca)
         .with_context(|| format!("cannot read the CA {}", ca.display()))?;

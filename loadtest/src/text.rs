@@ -66,6 +66,7 @@ impl Publishing {
             Work::Publish => "published",
             Work::Report => "reported",
             Work::Call => "called",
+            Work::C2d => "sent to devices",
         };
         writeln!(
             out,
