@@ -4,6 +4,8 @@ mod args;
 mod caller;
 mod device;
 mod fleet;
+#[cfg_attr(not(test), expect(dead_code, reason = "a run is to write histories"))]
+mod history;
 mod identities;
 mod link;
 mod mqtt;
