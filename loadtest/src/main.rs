@@ -2,9 +2,10 @@
 
 mod args;
 mod caller;
+mod check;
 mod device;
 mod fleet;
-#[cfg_attr(not(test), expect(dead_code, reason = "a run is to write histories"))]
+#[expect(dead_code, unused_imports, reason = "a run is to write histories")]
 mod history;
 mod identities;
 mod link;

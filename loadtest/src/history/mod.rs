@@ -2,12 +2,14 @@
 //! event. docs/loadtest-history.md is the format's specification.
 
 mod line;
+mod log_reader;
 mod recorder;
 pub mod stamp;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use line::Line;
+pub use log_reader::{LogReader, Seen};
 pub use recorder::{HEADER, Pen, Recorder};
 
 /// What happened. Sent is what was handed to the socket, or is just about to be: the line stands
