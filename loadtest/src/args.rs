@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::check;
+
 #[derive(Debug, Parser)]
 #[command(name = "dunlin-loadtest", version, about = "Simulates devices and measures the hub")]
 pub struct Arguments {
@@ -22,6 +24,9 @@ pub enum Command {
     Create(Devices),
     /// Removes them.
     Remove(Devices),
+    /// Proves by the histories of a run that what was acknowledged is there. Fails if anything is
+    /// lost, out of order, or has ended twice.
+    Check(check::Arguments),
 }
 
 #[derive(Debug, Args)]

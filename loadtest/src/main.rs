@@ -2,8 +2,11 @@
 
 mod args;
 mod backend;
+mod check;
 mod device;
 mod fleet;
+#[expect(dead_code, unused_imports, reason = "a run is to write histories")]
+mod history;
 mod http;
 mod https;
 mod identities;

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::args::{Arguments, Broker, Command, Devices, Hub, Protocol, Run, Work};
+use crate::check;
 use crate::fleet::{Fleet, Phase, Plan, Schedule};
 use crate::identities;
 use crate::outcome::Totals;
@@ -35,6 +36,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         }
         Command::Create(devices) => runtime.block_on(create(devices)).map(|()| true),
         Command::Remove(devices) => runtime.block_on(remove(devices)).map(|()| true),
+        Command::Check(arguments) => check::run(arguments),
     }
 }
 
