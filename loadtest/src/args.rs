@@ -84,6 +84,12 @@ pub struct Run {
     /// Writes the report as one JSON object to this file; `-`: to standard output, instead of text.
     #[arg(long)]
     pub json: Option<PathBuf>,
+    /// Writes the report as a page with plots to this file; it holds all it needs.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Do not show how it goes.
+    #[arg(long)]
+    pub quiet: bool,
     /// Device ids are this and a number.
     #[arg(long, default_value = "load-")]
     pub prefix: String,
@@ -93,9 +99,10 @@ pub struct Run {
     /// Takes the devices that `create` made with the same login and prefix, and leaves them.
     #[arg(long)]
     pub reuse: bool,
-    /// Samples the memory and processor time of this process (the server) along the way.
-    #[arg(long, value_name = "PID")]
-    pub watch: Option<u32>,
+    /// Samples the memory and processor time of this process (the server), or of all of this name,
+    /// along the way. May be given several times.
+    #[arg(long, value_name = "PID|NAME")]
+    pub watch: Vec<String>,
     #[command(flatten)]
     pub hub: Hub,
     #[command(flatten)]

@@ -2,7 +2,6 @@
 //! it is an MQTT client that waits for a reply.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +14,7 @@ use crate::fleet::{Phase, Schedule};
 use crate::identities;
 use crate::link::Link;
 use crate::mqtt::{self, Packet};
+use crate::outcome::Op;
 use crate::rest::Rest;
 
 /// How long a broker's devices may take to reply; a hub says itself when it is too long.
@@ -71,14 +71,11 @@ impl Caller {
         while due < schedule.until {
             sleep_until(due).await;
             let id = identities::id(&plan.prefix, self.calls % plan.devices);
-            shared.counters.sent.fetch_add(1, Relaxed);
+            shared.tally.started(Op::Method, 1);
             self.call(shared, &id).await.with_context(|| format!("a call of {id}"))?;
             self.calls += 1;
-            shared.counters.acked.fetch_add(1, Relaxed);
             let now = Instant::now();
-            if schedule.measures(now) {
-                shared.stats.borrow_mut().publish.record(now - due);
-            }
+            shared.tally.done(Op::Method, now - due);
             due = match plan.rate {
                 Some(Rate::PerSecond(rate)) => due + Duration::from_secs_f64(1.0 / rate),
                 _ => now,

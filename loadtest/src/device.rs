@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -15,7 +14,7 @@ use crate::fleet::{Phase, Plan};
 use crate::identities;
 use crate::link::{Link, Scratch};
 use crate::mqtt::{self, Packet};
-use crate::outcome::{Counters, Stats};
+use crate::outcome::{Event, Op, Tally};
 use crate::publisher::Publisher;
 
 /// How long a device may take to get from dialling to ready.
@@ -25,8 +24,7 @@ const CONNECT: Duration = Duration::from_secs(60);
 pub struct Shared {
     pub plan: Arc<Plan>,
     pub phase: watch::Receiver<Phase>,
-    pub counters: Arc<Counters>,
-    pub stats: RefCell<Stats>,
+    pub tally: Arc<Tally>,
     pub scratch: Scratch,
     /// Sockets of devices that dropped their TLS state.
     pub silent: RefCell<Vec<std::net::TcpStream>>,
@@ -39,31 +37,34 @@ pub async fn run(shared: Rc<Shared>, number: usize) {
     let link = match Box::pin(connect(&shared, number, &id)).await {
         Ok(link) => link,
         Err(error) => {
-            *shared.stats.borrow_mut().failed.entry(format!("{error:#}")).or_default() += 1;
-            shared.counters.failed.fetch_add(1, Relaxed);
+            shared.tally.failed(Op::Connect, &format!("{error:#}"));
+            shared.tally.count(Event::GaveUp, 1);
             return;
         }
     };
+    shared.tally.count(Event::Up, 1);
     if shared.plan.drop_tls {
         if let Ok(socket) = link.into_socket() {
             shared.silent.borrow_mut().push(socket);
+            shared.tally.count(Event::Silent, 1);
         }
-        shared.counters.connected.fetch_add(1, Relaxed);
+        shared.tally.count(Event::Connected, 1);
         return;
     }
-    shared.counters.connected.fetch_add(1, Relaxed);
-    if let Err(error) = serve(&shared, link, number, &id).await {
-        *shared.stats.borrow_mut().lost.entry(format!("{error:#}")).or_default() += 1;
-        shared.counters.lost.fetch_add(1, Relaxed);
+    shared.tally.count(Event::Connected, 1);
+    match serve(&shared, link, number, &id).await {
+        Ok(()) => shared.tally.count(Event::Down, 1),
+        Err(error) => shared.tally.lost(&format!("{error:#}")),
     }
 }
 
 async fn connect(shared: &Shared, number: usize, id: &str) -> Result<Link> {
     let _turn = shared.plan.connecting.acquire().await?;
     let start = Instant::now();
+    shared.tally.started(Op::Connect, 1);
     let ready = timeout(CONNECT, ready(shared, number, id)).await;
     let link = ready.map_err(|_| anyhow!("not connected within {CONNECT:?}"))??;
-    shared.stats.borrow_mut().connect.record(start.elapsed());
+    shared.tally.done(Op::Connect, start.elapsed());
     Ok(link)
 }
 
@@ -79,7 +80,7 @@ async fn ready(shared: &Shared, number: usize, id: &str) -> Result<Link> {
             "$iothub/twin/PATCH/properties/desired/#",
         ];
         let refused = link.subscribe(&shared.scratch, &filters).await?;
-        shared.stats.borrow_mut().filters_refused += refused;
+        shared.tally.count(Event::RefusedFilter, refused);
     }
     Ok(link)
 }
@@ -96,8 +97,7 @@ async fn serve(shared: &Shared, mut link: Link, number: usize, id: &str) -> Resu
     let mut ping_at = Instant::now() + ping_every;
     let mut out = Vec::new();
     loop {
-        let sent = publisher.fill(&mut out)?;
-        shared.counters.sent.fetch_add(sent, Relaxed);
+        publisher.fill(&mut out, &shared.tally)?;
         if !out.is_empty() {
             link.send(&out).await?;
             ping_at = Instant::now() + ping_every;
@@ -120,10 +120,8 @@ async fn serve(shared: &Shared, mut link: Link, number: usize, id: &str) -> Resu
                 }
                 _ => None,
             };
-            if let Some(id) = acknowledged
-                && publisher.acknowledged(id, &mut shared.stats.borrow_mut())
-            {
-                shared.counters.acked.fetch_add(1, Relaxed);
+            if let Some(id) = acknowledged {
+                publisher.acknowledged(id, &shared.tally);
             }
             Ok(())
         };

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::args::{Rate, Run, Work};
 use crate::caller;
 use crate::device::{self, Shared};
-use crate::outcome::{Counters, Stats, Totals};
+use crate::outcome::{Event, Slice, Tally, Totals};
 use crate::target::Target;
 
 /// What every device of a run knows.
@@ -99,24 +99,17 @@ pub enum Phase {
     Stop,
 }
 
-/// When to publish, and the part of it that is measured.
+/// When to publish.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     pub start: Instant,
-    pub from: Instant,
     pub until: Instant,
-}
-
-impl Schedule {
-    pub fn measures(&self, now: Instant) -> bool {
-        self.from <= now && now < self.until
-    }
 }
 
 /// Devices that run.
 pub struct Fleet {
-    threads: Vec<JoinHandle<Result<Stats>>>,
-    counters: Vec<Arc<Counters>>,
+    threads: Vec<JoinHandle<Result<()>>>,
+    tallies: Vec<Arc<Tally>>,
     phase: watch::Sender<Phase>,
 }
 
@@ -126,7 +119,7 @@ impl Fleet {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = if threads == 0 { processors() } else { threads }.min(plan.devices.max(1));
         let (phase, follow) = watch::channel(Phase::Idle);
-        let mut fleet = Self { threads: Vec::new(), counters: Vec::new(), phase };
+        let mut fleet = Self { threads: Vec::new(), tallies: Vec::new(), phase };
         for thread in 0..count {
             let name = format!("devices-{thread}");
             fleet.spawn(name, plan, &follow, move |shared| devices(shared, thread, count))?;
@@ -146,15 +139,14 @@ impl Fleet {
         phase: &watch::Receiver<Phase>,
         work: impl FnOnce(Rc<Shared>) -> F + Send + 'static,
     ) -> Result<()> {
-        let counters = Arc::new(Counters::default());
-        self.counters.push(counters.clone());
+        let tally = Arc::new(Tally::default());
+        self.tallies.push(tally.clone());
         let (plan, phase) = (plan.clone(), phase.clone());
         let thread = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (stats, scratch, silent) = Default::default();
-            let shared = Rc::new(Shared { plan, phase, counters, stats, scratch, silent });
-            LocalSet::new().block_on(&runtime, work(shared.clone()))?;
-            Ok(shared.stats.take())
+            let (scratch, silent) = Default::default();
+            let shared = Rc::new(Shared { plan, phase, tally, scratch, silent });
+            LocalSet::new().block_on(&runtime, work(shared))
         };
         self.threads.push(std::thread::Builder::new().name(name).spawn(thread)?);
         Ok(())
@@ -165,18 +157,23 @@ impl Fleet {
     }
 
     pub fn totals(&self) -> Totals {
-        Totals::of(self.counters.iter().map(|counters| &**counters))
+        Totals::of(self.tallies.iter().map(|tally| &**tally))
     }
 
-    /// Disconnects everyone; what they counted.
-    pub fn stop(self) -> Result<Stats> {
+    /// What all counted since the last cut.
+    pub fn cut(&self) -> Slice {
+        let mut all = Slice::default();
+        self.tallies.iter().for_each(|tally| all.add(&tally.cut()));
+        all
+    }
+
+    /// Disconnects everyone; what they counted since the last cut.
+    pub fn stop(mut self) -> Result<Slice> {
         self.enter(Phase::Stop);
-        let mut all = Stats::default();
-        for thread in self.threads {
-            let stats = thread.join().map_err(|_| anyhow!("a client thread panicked"))??;
-            all.add(&stats);
+        for thread in self.threads.drain(..) {
+            thread.join().map_err(|_| anyhow!("a client thread panicked"))??;
         }
-        Ok(all)
+        Ok(self.cut())
     }
 }
 
@@ -191,10 +188,12 @@ async fn devices(shared: Rc<Shared>, thread: usize, threads: usize) -> Result<()
     }
     // Silent devices have no task.
     let _ = shared.phase.clone().wait_for(|phase| matches!(phase, Phase::Stop)).await;
-    let lost = shared.silent.borrow().iter().filter(|socket| !is_open(socket)).count() as u64;
-    if lost > 0 {
-        let reason = "closed by the server (seen at the end)";
-        shared.stats.borrow_mut().lost.insert(reason.into(), lost);
+    for socket in shared.silent.borrow().iter() {
+        if is_open(socket) {
+            shared.tally.count(Event::Down, 1);
+        } else {
+            shared.tally.lost("closed by the server (seen at the end)");
+        }
     }
     Ok(())
 }

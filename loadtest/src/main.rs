@@ -14,7 +14,6 @@ mod report;
 mod rest;
 mod run;
 mod target;
-mod text;
 mod websocket;
 
 use std::process::ExitCode;

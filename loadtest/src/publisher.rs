@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::args::{Rate, Work};
 use crate::fleet::{Phase, Plan, Schedule};
 use crate::mqtt;
-use crate::outcome::Stats;
+use crate::outcome::{Event, Op, Tally};
 
 /// A message on its way.
 #[derive(Clone, Copy)]
@@ -17,7 +17,7 @@ struct InFlight {
     /// When it was to be sent, which is when its latency begins: what a slow server holds up in
     /// the client counts as well.
     due: Instant,
-    burst: bool,
+    op: Op,
 }
 
 pub struct Publisher<'a> {
@@ -90,26 +90,30 @@ impl<'a> Publisher<'a> {
         self.schedule.is_some()
     }
 
-    /// Writes what may be sent now; how many messages that is.
-    pub fn fill(&mut self, out: &mut Vec<u8>) -> Result<u64> {
-        let mut sent = 0;
+    /// What messages of a schedule are.
+    fn op(&self) -> Op {
+        if self.plan.work == Work::Report { Op::Report } else { Op::Telemetry }
+    }
+
+    /// Writes what may be sent now.
+    pub fn fill(&mut self, out: &mut Vec<u8>, tally: &Tally) -> Result<()> {
         if self.bursts_due == 0 && self.schedule.is_none() {
-            return Ok(sent);
+            return Ok(());
         }
-        let now = Instant::now();
+        let (op, now) = (self.op(), Instant::now());
         while let Some(&id) = self.free.last() {
             let message = if self.bursts_due > 0 {
                 self.bursts_due -= 1;
-                InFlight { due: self.burst_at, burst: true }
+                InFlight { due: self.burst_at, op: Op::Burst }
             } else if let Some(schedule) = self.schedule.filter(|schedule| now < schedule.until) {
                 match (self.next, self.period()) {
                     (Some(next), Some(period)) if next <= now => {
                         self.next = Some(next + period);
-                        InFlight { due: next, burst: false }
+                        InFlight { due: next, op }
                     }
                     (Some(_), _) => break,
                     (None, _) if now < schedule.start => break,
-                    (None, _) => InFlight { due: now, burst: false },
+                    (None, _) => InFlight { due: now, op },
                 }
             } else {
                 break;
@@ -117,9 +121,9 @@ impl<'a> Publisher<'a> {
             self.free.pop();
             self.slots[usize::from(id) - 1] = Some(message);
             self.write(out, id)?;
-            sent += 1;
+            tally.started(message.op, 1);
         }
-        Ok(sent)
+        Ok(())
     }
 
     fn write(&mut self, out: &mut Vec<u8>, id: u16) -> Result<()> {
@@ -140,19 +144,14 @@ impl<'a> Publisher<'a> {
     }
 
     /// Takes a PUBACK or the answer to a report. `false`: for nothing that was on its way.
-    pub fn acknowledged(&mut self, id: u16, stats: &mut Stats) -> bool {
+    pub fn acknowledged(&mut self, id: u16, tally: &Tally) -> bool {
         let slot = self.slots.get_mut(usize::from(id).wrapping_sub(1)).and_then(Option::take);
         let Some(message) = slot else {
-            stats.stray_acks += 1;
+            tally.count(Event::StrayAck, 1);
             return false;
         };
         self.free.push(id);
-        let now = Instant::now();
-        if message.burst {
-            stats.burst.record(now - message.due);
-        } else if self.schedule.is_some_and(|schedule| schedule.measures(now)) {
-            stats.publish.record(now.saturating_duration_since(message.due));
-        }
+        tally.done(message.op, Instant::now().saturating_duration_since(message.due));
         true
     }
 }
@@ -160,29 +159,39 @@ impl<'a> Publisher<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Totals;
+
+    fn sent(tally: &Tally) -> u64 {
+        Totals::of([tally]).sent()
+    }
 
     fn schedule(start: Instant) -> Phase {
-        let measured = start..start + Duration::from_secs(3600);
-        Phase::Publish(Schedule { start, from: measured.start, until: measured.end })
+        Phase::Publish(Schedule { start, until: start + Duration::from_secs(3600) })
     }
 
     #[test]
     fn a_closed_loop_keeps_the_window_full() -> Result<()> {
         let plan = Plan::for_tests(2, Some(Rate::Max))?;
         let mut publisher = Publisher::new(&plan, 0, "t".into());
-        let (mut out, mut stats) = (Vec::new(), Stats::default());
-        assert_eq!(publisher.fill(&mut out)?, 0);
+        let (mut out, tally) = (Vec::new(), Tally::default());
+        let mut fill = |publisher: &mut Publisher| -> Result<u64> {
+            let before = sent(&tally);
+            publisher.fill(&mut out, &tally)?;
+            Ok(sent(&tally) - before)
+        };
+        assert_eq!(fill(&mut publisher)?, 0);
         publisher.enter(schedule(Instant::now()));
-        assert_eq!(publisher.fill(&mut out)?, 2);
-        assert_eq!(publisher.fill(&mut out)?, 0);
-        assert!(publisher.acknowledged(2, &mut stats));
-        assert!(!publisher.acknowledged(2, &mut stats), "twice");
-        assert!(!publisher.acknowledged(0, &mut stats) && !publisher.acknowledged(9, &mut stats));
-        assert_eq!(publisher.fill(&mut out)?, 1);
+        assert_eq!(fill(&mut publisher)?, 2);
+        assert_eq!(fill(&mut publisher)?, 0);
+        assert!(publisher.acknowledged(2, &tally));
+        assert!(!publisher.acknowledged(2, &tally), "twice");
+        assert!(!publisher.acknowledged(0, &tally) && !publisher.acknowledged(9, &tally));
+        assert_eq!(fill(&mut publisher)?, 1);
         publisher.enter(Phase::Idle);
-        assert!(publisher.acknowledged(1, &mut stats));
-        assert_eq!(publisher.fill(&mut out)?, 0);
-        assert_eq!((stats.publish.count(), stats.stray_acks), (1, 3));
+        assert!(publisher.acknowledged(1, &tally));
+        assert_eq!(fill(&mut publisher)?, 0);
+        let totals = Totals::of([&tally]);
+        assert_eq!((totals.op(Op::Telemetry).done, totals.event(Event::StrayAck)), (2, 3));
         Ok(())
     }
 
@@ -194,14 +203,16 @@ mod tests {
         let mut publisher = Publisher::new(&plan, 1, "t".into());
         let start = Instant::now() - Duration::from_millis(2_600);
         publisher.enter(schedule(start));
-        let mut out = Vec::new();
-        assert_eq!(publisher.fill(&mut out)?, 2, "the window is full, the third waits");
+        let (mut out, tally) = (Vec::new(), Tally::default());
+        publisher.fill(&mut out, &tally)?;
+        assert_eq!(sent(&tally), 2, "the window is full, the third waits");
         assert_eq!(publisher.due(), None);
-        let mut stats = Stats::default();
-        assert!(publisher.acknowledged(1, &mut stats));
-        assert!(stats.publish.max() >= 1_000.0, "counted from when it was due");
-        assert_eq!(publisher.fill(&mut out)?, 1);
-        assert!(publisher.acknowledged(2, &mut stats));
+        assert!(publisher.acknowledged(1, &tally));
+        let latency = tally.cut().ops[&Op::Telemetry].latencies.at([100.0])[0];
+        assert!(latency >= 1_000.0, "counted from when it was due");
+        publisher.fill(&mut out, &tally)?;
+        assert_eq!(sent(&tally), 3);
+        assert!(publisher.acknowledged(2, &tally));
         assert_eq!(publisher.due(), Some(start + Duration::from_millis(3_500)));
         Ok(())
     }
@@ -210,10 +221,11 @@ mod tests {
     fn a_burst_is_one_message() -> Result<()> {
         let plan = Plan::for_tests(2, None)?;
         let mut publisher = Publisher::new(&plan, 0, "t".into());
-        let mut out = Vec::new();
+        let (mut out, tally) = (Vec::new(), Tally::default());
         publisher.enter(Phase::Burst);
-        assert_eq!(publisher.fill(&mut out)?, 1);
-        assert_eq!(publisher.fill(&mut out)?, 0);
+        publisher.fill(&mut out, &tally)?;
+        publisher.fill(&mut out, &tally)?;
+        assert_eq!(Totals::of([&tally]).op(Op::Burst).started, 1);
         Ok(())
     }
 
@@ -223,7 +235,7 @@ mod tests {
         let mut publisher = Publisher::new(&plan, 0, "t".into());
         let (mut out, mut want) = (Vec::new(), Vec::new());
         publisher.enter(schedule(Instant::now()));
-        assert_eq!(publisher.fill(&mut out)?, 2);
+        publisher.fill(&mut out, &Tally::default())?;
         for n in [1, 2] {
             let topic = format!("$iothub/twin/PATCH/properties/reported/?$rid={n}");
             let patch = format!(r#"{{"count":{n},"text":"{}"}}"#, "x".repeat(16));
@@ -238,7 +250,9 @@ mod tests {
         let plan = Plan { work: Work::Call, ..Plan::for_tests(2, Some(Rate::Max))? };
         let mut publisher = Publisher::new(&plan, 0, "t".into());
         publisher.enter(schedule(Instant::now()));
-        assert_eq!(publisher.fill(&mut Vec::new())?, 0);
+        let mut out = Vec::new();
+        publisher.fill(&mut out, &Tally::default())?;
+        assert!(out.is_empty());
         Ok(())
     }
 }

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
-use crate::args::{Arguments, Command, Devices, Hub, Run, Work};
+use crate::args::{Arguments, Command, Devices, Hub, Rate, Run, Work};
 use crate::fleet::{Fleet, Phase, Plan, Schedule};
 use crate::identities;
-use crate::outcome::Totals;
-use crate::process::{self, Memory};
-use crate::report::{Bursts, Connecting, Parts, Publishing, Report, Sample, Silence};
+use crate::outcome::{Event, Totals};
+use crate::report::{Course, Head, Report, phase};
 use crate::rest::Rest;
 use crate::target;
 
@@ -19,10 +18,8 @@ use crate::target;
 const LOOK: Duration = Duration::from_millis(2);
 /// How long acknowledgements are waited for when nothing more is sent.
 const LAST_ACKS: Duration = Duration::from_secs(30);
-/// Memory is settled when this many samples, a second apart, lie within `STEADY_KIB`.
-const STEADY_SAMPLES: usize = 6;
-const STEADY_KIB: u64 = 256;
-const SETTLE_AT_MOST: Duration = Duration::from_secs(90);
+/// How often what was counted is taken.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// `Ok(false)`: it ran, but not every device and message came through.
 pub fn run(arguments: &Arguments) -> Result<bool> {
@@ -30,7 +27,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     match &arguments.command {
         Command::Run(run) => {
             let report = runtime.block_on(measure(run))?;
-            report.write(run.json.as_deref(), run.rate)?;
+            report.write(run.json.as_deref(), run.html.as_deref())?;
             Ok(report.is_clean())
         }
         Command::Create(devices) => runtime.block_on(create(devices)).map(|()| true),
@@ -81,58 +78,155 @@ async fn measure(run: &Run) -> Result<Report> {
 }
 
 async fn with_devices(run: &Run, plan: &Arc<Plan>) -> Result<Report> {
-    let mut watch = Watch { pid: run.watch, connections: 0, samples: Vec::new() };
-    if run.watch.is_some() {
-        // What the first connection alone costs is not a connection's cost.
+    let mut course = Course::new(head(run, plan), &run.watch, run.quiet)?;
+    let watched = !run.watch.is_empty();
+    if watched {
+        // What the first connection alone costs is not a connection's cost. It is not counted.
         let first = Plan::of(run, 1)?;
         let fleet = Fleet::start(&first, 1)?;
-        connected(&fleet, 1).await;
+        let connected = || {
+            let totals = fleet.totals();
+            totals.event(Event::Connected) + totals.event(Event::GaveUp) > 0
+        };
+        until(LAST_ACKS, connected).await;
         fleet.enter(Phase::Burst);
-        until(LAST_ACKS, || run.idle_drops_tls || fleet.totals().acked + fleet.totals().failed > 0)
-            .await;
+        until(LAST_ACKS, || run.idle_drops_tls || fleet.totals().acked() > 0).await;
         fleet.stop()?;
-        watch.settled("before").await?;
+        course.enter("before")?;
+        while !course.is_settled() {
+            sleep(SECOND).await;
+            course.tick()?;
+        }
+        course.sample("before")?;
     }
-
-    let own = std::process::id();
-    let (start, own_before, server_before) = (Instant::now(), process::cpu(own)?, watch.cpu()?);
-    let fleet = Fleet::start(plan, run.threads)?;
-    connected(&fleet, run.devices).await;
-    let seconds = start.elapsed().as_secs_f64();
-    let all = fleet.totals().connected;
-    let per_connect = |cpu: f64| cpu * 1e6 / all.max(1) as f64;
-    let server_after = watch.cpu()?;
-    let connecting = Connecting {
-        connect_seconds: seconds,
-        connects_per_s: all as f64 / seconds,
-        client_cpu_us_per_connect: per_connect(process::cpu(own)?.since(own_before).total()),
-        server_cpu_us_per_connect: server_before
-            .zip(server_after)
-            .map(|(before, after)| per_connect(after.since(before).total())),
-    };
-    watch.connections = all;
-    watch.settled("connected").await?;
-
-    let bursts = burst(run, &fleet, &mut watch).await?;
-    let (publishing, silence) = match run.rate {
-        Some(_) => (Some(publish(run, &fleet, &mut watch).await?), None),
-        None => (None, hold(run, &watch).await?),
-    };
-    let totals = fleet.totals();
-    let stats = fleet.stop()?;
-    let memory = watch.samples;
-    let parts = Parts { totals, stats, connecting, bursts, publishing, silence, memory };
-    Ok(Report::new(run, plan, parts))
+    course.enter(phase::CONNECT)?;
+    let mut steps = Steps { fleet: Fleet::start(plan, run.threads)?, course };
+    let devices = run.devices as u64;
+    steps
+        .until(None, |now| now.event(Event::Connected) + now.event(Event::GaveUp) >= devices)
+        .await?;
+    steps.settle("connected", watched).await?;
+    for _ in 0..run.burst {
+        let before = steps.fleet.totals();
+        let ready = before.event(Event::Up) - before.event(Event::Down);
+        steps.enter(phase::BURST)?;
+        steps.fleet.enter(Phase::Burst);
+        let done =
+            |now: &Totals| now.acked() - before.acked() + now.lost() - before.lost() >= ready;
+        steps.until(Some(LAST_ACKS), done).await?;
+    }
+    if run.burst > 0 {
+        steps.course.sample("just after bursts")?;
+        steps.settle("after bursts", watched).await?;
+    }
+    if run.rate.is_some() {
+        publish(run, &mut steps, watched).await?;
+    } else if run.hold > 0.0 {
+        steps.enter(phase::HOLD)?;
+        steps.until(Some(Duration::from_secs_f64(run.hold)), |_| false).await?;
+    }
+    steps.enter("end")?;
+    let Steps { fleet, mut course } = steps;
+    course.add(&fleet.stop()?, None);
+    course.finish()
 }
 
-/// Waits until every device has connected or failed to.
-async fn connected(fleet: &Fleet, devices: usize) {
-    let devices = devices as u64;
-    while {
-        let Totals { connected, failed, .. } = fleet.totals();
-        connected + failed < devices
-    } {
-        sleep(LOOK).await;
+async fn publish(run: &Run, steps: &mut Steps, watched: bool) -> Result<()> {
+    let (warm_up, hold) = (Duration::from_secs_f64(run.warm_up), Duration::from_secs_f64(run.hold));
+    let start = Instant::now();
+    steps.enter(if run.warm_up > 0.0 { phase::WARM_UP } else { phase::HOLD })?;
+    steps.fleet.enter(Phase::Publish(Schedule { start, until: start + warm_up + hold }));
+    if run.warm_up > 0.0 {
+        steps.until(Some(warm_up), |_| false).await?;
+        steps.enter(phase::HOLD)?;
+    }
+    steps.until(Some(hold), |_| false).await?;
+    steps.enter("drain")?;
+    steps.fleet.enter(Phase::Idle);
+    steps.until(Some(LAST_ACKS), |now| now.acked() >= now.sent()).await?;
+    steps.course.sample("just after publishing")?;
+    steps.settle("after publishing", watched).await
+}
+
+fn head(run: &Run, plan: &Plan) -> Head {
+    let doing = match (run.work, run.rate) {
+        (_, None) => "stay connected".to_owned(),
+        (work, Some(rate)) => {
+            let what = match work {
+                Work::Publish => "publish messages",
+                Work::Report => "report properties",
+                Work::Call => "are called",
+            };
+            let pace = match rate {
+                Rate::Max => format!("as fast as {} at a time are acknowledged", run.window),
+                Rate::PerSecond(rate) => format!("{rate} a second over all"),
+            };
+            format!("{what} of {} bytes, {pace}", run.size)
+        }
+    };
+    let carried = if run.websocket { "MQTT over WebSocket" } else { "MQTT" };
+    Head {
+        target: if plan.target.hub.is_some() { "hub" } else { "broker" },
+        server: format!("{}:{}", plan.target.name.to_str(), plan.target.address.port()),
+        name: "run".to_owned(),
+        groups: vec![format!("{} devices over {carried} {doing}", run.devices)],
+        work: run.work,
+        devices: run.devices,
+        window: run.window,
+        size: run.size,
+        workers: 1,
+        tls: true,
+    }
+}
+
+/// A fleet that is led through the phases of its course.
+struct Steps {
+    fleet: Fleet,
+    course: Course,
+}
+
+impl Steps {
+    fn enter(&mut self, phase: &str) -> Result<()> {
+        self.course.add(&self.fleet.cut(), None);
+        self.course.enter(phase)
+    }
+
+    /// Goes on until `condition` comes true, at most so long.
+    async fn until(
+        &mut self,
+        at_most: Option<Duration>,
+        condition: impl Fn(&Totals) -> bool,
+    ) -> Result<()> {
+        let start = Instant::now();
+        let mut tick = start + SECOND;
+        while at_most.is_none_or(|at_most| start.elapsed() < at_most)
+            && !condition(&self.fleet.totals())
+        {
+            sleep(LOOK).await;
+            if Instant::now() >= tick {
+                self.tick()?;
+                tick += SECOND;
+            }
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<()> {
+        self.course.add(&self.fleet.cut(), None);
+        self.course.tick()
+    }
+
+    /// Samples the server's memory once that has stopped moving, if it is watched.
+    async fn settle(&mut self, at: &'static str, watched: bool) -> Result<()> {
+        if !watched {
+            return Ok(());
+        }
+        self.enter("settle")?;
+        while !self.course.is_settled() {
+            sleep(SECOND).await;
+            self.tick()?;
+        }
+        self.course.sample(at)
     }
 }
 
@@ -146,120 +240,4 @@ async fn until(at_most: Duration, condition: impl Fn() -> bool) -> bool {
         sleep(LOOK).await;
     }
     true
-}
-
-async fn burst(run: &Run, fleet: &Fleet, watch: &mut Watch) -> Result<Option<Bursts>> {
-    if run.burst == 0 {
-        return Ok(None);
-    }
-    let mut seconds = Vec::new();
-    for _ in 0..run.burst {
-        let before = fleet.totals();
-        let start = Instant::now();
-        fleet.enter(Phase::Burst);
-        let done = || {
-            let now = fleet.totals();
-            now.acked - before.acked + now.lost >= before.connected
-        };
-        until(LAST_ACKS, done).await;
-        seconds.push(start.elapsed().as_secs_f64());
-    }
-    watch.at_once("just after bursts")?;
-    watch.settled("after bursts").await?;
-    Ok(Some(Bursts { burst_rounds: run.burst, burst_seconds: seconds }))
-}
-
-/// Seconds in which nothing happens; what the server does all the same.
-async fn hold(run: &Run, watch: &Watch) -> Result<Option<Silence>> {
-    let (start, before) = (Instant::now(), watch.cpu()?);
-    sleep(Duration::from_secs_f64(run.hold)).await;
-    let cpu = before.zip(watch.cpu()?).map(|(before, after)| after.since(before).total());
-    let silence_seconds = start.elapsed().as_secs_f64();
-    Ok(cpu.filter(|_| run.hold > 0.0).map(|cpu| Silence {
-        silence_seconds,
-        silence_server_cpu_percent: 100.0 * cpu / silence_seconds,
-    }))
-}
-
-async fn publish(run: &Run, fleet: &Fleet, watch: &mut Watch) -> Result<Publishing> {
-    let own = std::process::id();
-    let start = Instant::now();
-    let from = start + Duration::from_secs_f64(run.warm_up);
-    let until_ = from + Duration::from_secs_f64(run.hold);
-    fleet.enter(Phase::Publish(Schedule { start, from, until: until_ }));
-    sleep_until(from).await;
-    let began = (Instant::now(), fleet.totals(), process::cpu(own)?, watch.cpu()?);
-    let switches = watch.switches()?;
-    sleep_until(until_).await;
-    let ended = (Instant::now(), fleet.totals(), process::cpu(own)?, watch.cpu()?);
-    let switches =
-        switches.zip(watch.switches()?).map(|(before, after)| after.saturating_sub(before));
-    fleet.enter(Phase::Idle);
-    until(LAST_ACKS, || fleet.totals().acked >= fleet.totals().sent).await;
-    watch.at_once("just after publishing")?;
-    watch.settled("after publishing").await?;
-
-    let acked = ended.1.acked - began.1.acked;
-    let seconds = (ended.0 - began.0).as_secs_f64();
-    let per_message = |cpu: f64| cpu * 1e6 / acked.max(1) as f64;
-    let server = began.3.zip(ended.3).map(|(before, after)| after.since(before));
-    Ok(Publishing {
-        measured_seconds: seconds,
-        measured_acked: acked,
-        messages_per_s: acked as f64 / seconds,
-        client_cpu_us_per_message: per_message(ended.2.since(began.2).total()),
-        server_cpu_us_per_message: server.map(|cpu| per_message(cpu.total())),
-        server_user_us_per_message: server.map(|cpu| per_message(cpu.user)),
-        server_system_us_per_message: server.map(|cpu| per_message(cpu.system)),
-        server_cpu_cores: server.map(|cpu| cpu.total() / seconds),
-        server_switches_per_1000: switches.map(|count| count as f64 * 1e3 / acked.max(1) as f64),
-    })
-}
-
-/// The process that is watched, if any.
-struct Watch {
-    pid: Option<u32>,
-    connections: u64,
-    samples: Vec<Sample>,
-}
-
-impl Watch {
-    fn cpu(&self) -> Result<Option<process::Cpu>> {
-        self.pid.map(process::cpu).transpose()
-    }
-
-    fn switches(&self) -> Result<Option<u64>> {
-        self.pid.map(process::context_switches).transpose()
-    }
-
-    fn at_once(&mut self, at: &'static str) -> Result<()> {
-        let Some(pid) = self.pid else { return Ok(()) };
-        self.push(at, process::memory(pid)?, None)
-    }
-
-    /// Takes the sample once memory has stopped moving.
-    async fn settled(&mut self, at: &'static str) -> Result<()> {
-        let Some(pid) = self.pid else { return Ok(()) };
-        let start = Instant::now();
-        let mut last = vec![process::memory(pid)?];
-        loop {
-            sleep(Duration::from_secs(1)).await;
-            let memory = process::memory(pid)?;
-            last.push(memory);
-            let recent = &last[last.len().saturating_sub(STEADY_SAMPLES)..];
-            let rss = || recent.iter().map(|memory| memory.rss);
-            let range = rss().max().unwrap_or(0) - rss().min().unwrap_or(0);
-            let steady = recent.len() == STEADY_SAMPLES && range <= STEADY_KIB;
-            if steady || start.elapsed() > SETTLE_AT_MOST {
-                let after = steady.then(|| start.elapsed().as_secs_f64());
-                return self.push(at, memory, after);
-            }
-        }
-    }
-
-    fn push(&mut self, at: &'static str, memory: Memory, settled: Option<f64>) -> Result<()> {
-        let base = self.samples.first().map_or(memory, |first| first.memory);
-        self.samples.push(Sample::new(at, memory, base, self.connections, settled));
-        Ok(())
-    }
 }
