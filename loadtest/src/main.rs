@@ -3,24 +3,24 @@
 mod args;
 mod backend;
 mod check;
+mod crew;
 mod device;
 mod fleet;
-#[expect(dead_code, unused_imports, reason = "a run is to write histories")]
 mod history;
 mod http;
-mod https;
 mod identities;
 mod link;
+mod log_file;
 mod mqtt;
 mod outcome;
-mod pace;
+mod plan;
 mod process;
-mod publisher;
 mod report;
 mod rest;
 mod run;
+mod scenario;
 mod target;
-mod text;
+mod tls;
 mod websocket;
 
 use std::process::ExitCode;
