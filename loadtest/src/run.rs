@@ -170,10 +170,7 @@ fn head(run: &Run, plan: &Plan) -> Head {
         server: format!("{}:{}", plan.target.name.to_str(), plan.target.address.port()),
         name: "run".to_owned(),
         groups: vec![format!("{} devices over {carried} {doing}", run.devices)],
-        work: run.work,
         devices: run.devices,
-        window: run.window,
-        size: run.size,
         workers: 1,
         tls: true,
     }

@@ -4,8 +4,6 @@ use std::fs;
 
 use serde::Serialize;
 
-use crate::args::Work;
-
 /// What ran.
 #[derive(Clone, Debug, Serialize)]
 pub struct Head {
@@ -17,10 +15,7 @@ pub struct Head {
     pub name: String,
     /// What devices and back ends do, a line each.
     pub groups: Vec<String>,
-    pub work: Work,
     pub devices: usize,
-    pub window: u16,
-    pub size: usize,
     /// Processes of the simulator.
     pub workers: usize,
     pub tls: bool,
