@@ -129,10 +129,18 @@ class Hub:
 
     def cli(self, *args):
         """Runs `dunlin ARGS` against this hub; its standard output."""
-        done = subprocess.run([binary(), *args], env=self._environment(), stdin=subprocess.DEVNULL,
+        return self._run(binary(), *args)
+
+    def loadtest(self, *args):
+        """Runs `dunlin-loadtest ARGS`, which lies beside the hub's binary; its standard output."""
+        return self._run(os.path.join(os.path.dirname(binary()), "dunlin-loadtest"), *args)
+
+    def _run(self, *command):
+        done = subprocess.run(command, env=self._environment(), stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=60)
         if done.returncode != 0:
-            raise Refused(f"dunlin {' '.join(args)}: {done.returncode}: {done.stderr.strip()}")
+            name = os.path.basename(command[0])
+            raise Refused(f"{name} {' '.join(command[1:])}: {done.returncode}: {done.stderr.strip()}")
         return done.stdout
 
     def create_device(self, device_id):

@@ -147,7 +147,10 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::process::{Child, Command, Stdio};
+
+    use anyhow::Context;
 
     use super::*;
 
@@ -178,7 +181,14 @@ mod tests {
         if !program.exists() {
             fs::copy("/bin/cat", &program)?;
         }
-        Ok(Command::new(program).stdin(Stdio::piped()).spawn()?)
+        let mut command = Command::new(program);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        // What answers has the name of its program.
+        let (input, output) =
+            child.stdin.as_mut().zip(child.stdout.as_mut()).context("no pipes")?;
+        input.write_all(b"x")?;
+        output.read_exact(&mut [0])?;
+        Ok(child)
     }
 
     #[test]

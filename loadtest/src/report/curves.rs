@@ -114,7 +114,7 @@ pub struct Curve {
 pub struct ProcessCurve {
     pub name: String,
     /// Of one processor.
-    pub cpu_percent: Vec<f64>,
+    pub cpu_percent: Vec<Option<f64>>,
     pub rss_kib: Vec<Option<u64>>,
 }
 
@@ -158,7 +158,7 @@ impl Curves {
             let of = points.iter().filter_map(|point| Some((point, point.processes.get(index)?)));
             let used = of.map(|(point, process)| {
                 let percent = 100.0 * process.cpu.total() / point.seconds().max(0.001);
-                (thousandths(percent), process.rss)
+                (process.rss.map(|_| thousandths(percent)), process.rss)
             });
             let (cpu_percent, rss_kib) = used.unzip();
             ProcessCurve { name: name.to_owned(), cpu_percent, rss_kib }

@@ -5,15 +5,16 @@ use anyhow::Result;
 
 use super::Report;
 
-const PAGE: &str = include_str!("page.html");
-const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
+const PAGE: &str = include_str!("page/page.html");
+const STYLE: &str = include_str!("page/page.css");
+/// One after the other: how a plot is drawn, and what is.
+const SCRIPT: [&str; 2] = [include_str!("page/plot.js"), include_str!("page/page.js")];
 
 impl Report {
     pub fn page(&self) -> Result<String> {
         Ok(PAGE
             .replace("/*STYLE*/", STYLE)
-            .replace("/*SCRIPT*/", SCRIPT)
+            .replace("/*SCRIPT*/", &SCRIPT.concat())
             // Last: what it holds is not looked at again.
             .replacen("/*REPORT*/", &embedded(&serde_json::to_string(self)?), 1))
     }

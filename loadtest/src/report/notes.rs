@@ -1,7 +1,7 @@
 //! What a reader of a report must know to read it right.
 
 use super::Report;
-use crate::outcome::Event;
+use crate::outcome::{Event, Op};
 
 /// Of the processors of a machine: above it, latencies may be the machine's.
 const BUSY: f64 = 0.9;
@@ -10,18 +10,24 @@ pub fn of(report: &Report) -> Vec<String> {
     let mut notes = vec![
         "Latencies count from when an operation was due by its schedule, not from when it was sent: \
          a stall counts for everything it held up (no coordinated omission). Without a schedule \
-         (rate `max`) an operation is due when the one before it has ended, and what a stall keeps \
+         (rate “max”) an operation is due when the one before it has ended, and what a stall keeps \
          from being sent is not seen."
             .to_owned(),
     ];
     let timed: u64 = report.ops.values().map(|op| op.done).sum();
     let failed: u64 = report.ops.values().map(|op| op.failed.all()).sum();
-    notes.push(format!(
-        "Percentiles count the {timed} operations that ended well, outside of a warm-up, with three \
-         digits and up to 120 s; {failed} that failed and {} that were never answered have no \
-         latency.",
-        report.unacknowledged.saturating_sub(failed),
-    ));
+    let connect = report.ops.get(&Op::Connect).map_or(0, |op| op.failed.all());
+    let mut note = format!(
+        "Percentiles count the {timed} operations that ended well, outside of a warm-up, to three \
+         digits and up to 120 s."
+    );
+    let unanswered = report.unacknowledged.saturating_sub(failed - connect);
+    if failed + unanswered > 0 {
+        note += &format!(
+            " {failed} that failed and {unanswered} that were never answered have no latency."
+        );
+    }
+    notes.push(note);
     if report.series.width > 1 {
         notes.push(format!(
             "The run was long: a point of a plot over time is {} s, with the percentiles of all of \
@@ -64,7 +70,7 @@ fn machine(report: &Report) -> Vec<String> {
     let processes = &report.series.processes;
     if processes.len() == 1 {
         notes.push(
-            "No process of the server was watched: `--watch PID|NAME` shows what it uses, if it \
+            "No process of the server was watched: --watch PID or --watch NAME shows what it uses, if it \
              runs on this machine."
                 .to_owned(),
         );
@@ -75,7 +81,10 @@ fn machine(report: &Report) -> Vec<String> {
         }
     }
     let most = (0..report.series.until.len())
-        .map(|at| processes.iter().map(|process| process.cpu_percent[at]).sum::<f64>() / 100.0)
+        .map(|at| {
+            processes.iter().map(|process| process.cpu_percent[at].unwrap_or(0.0)).sum::<f64>()
+                / 100.0
+        })
         .fold(0.0, f64::max);
     let processors = report.place.processors;
     if most > BUSY * processors as f64 {
