@@ -5,7 +5,7 @@ mod caller;
 mod check;
 mod device;
 mod fleet;
-#[expect(dead_code, unused_imports, reason = "a run is to write histories")]
+#[expect(dead_code, reason = "a run is to write histories")]
 mod history;
 mod identities;
 mod link;

@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use bytes::Bytes;
 use dunlin_auth::sas;
+use futures_util::{Stream, TryStreamExt};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Client, Method, StatusCode};
 use rustls::ClientConfig;
@@ -16,6 +18,9 @@ use crate::target::{self, Login};
 const API_VERSION: &str = "2021-04-12";
 /// Connections that are kept, so requests at the same time.
 pub const PARALLEL: usize = 32;
+
+/// As long as a token of ours is valid: the client's own timeout cannot be taken away.
+const ENDLESS: Duration = Duration::from_secs(24 * 3600);
 
 pub struct Rest {
     client: Client,
@@ -70,5 +75,20 @@ impl Rest {
         let answer = request.send().await?;
         // Read in any case: the connection is used again.
         Ok((answer.status(), answer.text().await?))
+    }
+
+    /// The body of a GET that has no end; `path` with its query.
+    pub async fn stream(
+        &self,
+        path: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes>> + Unpin + use<>> {
+        let url = format!("https://{}{path}", self.login.authority);
+        let request = self.client.get(url).header("Authorization", &self.token).timeout(ENDLESS);
+        let answer = request.send().await?;
+        let status = answer.status();
+        if status != StatusCode::OK {
+            bail!("GET {path}: {status}: {}", answer.text().await?);
+        }
+        Ok(Box::pin(answer.bytes_stream().map_err(anyhow::Error::from)))
     }
 }

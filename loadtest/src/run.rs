@@ -1,14 +1,17 @@
 //! The course of a run: identities, connecting, settling, bursts, publishing, the end.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::args::{Arguments, Command, Devices, Hub, Run, Work};
+use crate::args::{Arguments, Command, Devices, Hub, Log, Run, Work};
 use crate::check;
 use crate::fleet::{Fleet, Phase, Plan, Schedule};
+use crate::history::{LogReader, Recorder};
 use crate::identities;
 use crate::outcome::Totals;
 use crate::process::{self, Memory};
@@ -37,6 +40,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         Command::Create(devices) => runtime.block_on(create(devices)).map(|()| true),
         Command::Remove(devices) => runtime.block_on(remove(devices)).map(|()| true),
         Command::Check(arguments) => check::run(arguments),
+        Command::Log(arguments) => runtime.block_on(log(arguments)).map(|()| true),
     }
 }
 
@@ -55,6 +59,19 @@ async fn create(devices: &Devices) -> Result<()> {
 
 async fn remove(devices: &Devices) -> Result<()> {
     identities::remove(&rest(&devices.hub)?, &ids(devices.devices, &devices.prefix)).await
+}
+
+async fn log(log: &Log) -> Result<()> {
+    let rest = rest(&log.hub)?;
+    let recorder = Recorder::create(&log.history, "log")?;
+    let open = async |path: &str| rest.stream(path).await;
+    let reader = LogReader::open(&log.from, &log.prefix, recorder.pen(), open).await?;
+    // How many there are is not known: it ends by being idle.
+    let (_sent, sent) = watch::channel(Some(u64::MAX));
+    let seen = reader.read(sent, Duration::from_secs(log.idle)).await?;
+    recorder.finish(true)?;
+    let (messages, others) = (seen.messages, seen.others);
+    Ok(writeln!(io::stdout(), "messages={messages} others={others}")?)
 }
 
 async fn measure(run: &Run) -> Result<Report> {

@@ -9,7 +9,7 @@ pub mod stamp;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use line::Line;
-pub use log_reader::{LogReader, Seen};
+pub use log_reader::LogReader;
 pub use recorder::{HEADER, Pen, Recorder};
 
 /// What happened. Sent is what was handed to the socket, or is just about to be: the line stands
