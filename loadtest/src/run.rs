@@ -69,7 +69,7 @@ async fn log(log: &Log) -> Result<()> {
     // How many there are is not known: it ends by being idle.
     let (_sent, sent) = watch::channel(Some(u64::MAX));
     let seen = reader.read(sent, Duration::from_secs(log.idle)).await?;
-    recorder.finish(true)?;
+    recorder.finish(false)?;
     let (messages, others) = (seen.messages, seen.others);
     Ok(writeln!(io::stdout(), "messages={messages} others={others}")?)
 }

@@ -213,8 +213,17 @@ fn what_is_open_is_lost_only_if_the_run_waited_for_it() {
     let Checked { mut verdict, .. } = Run::of(&files, false).check(ROOM).expect("a history");
     assert!(verdict.is_clean());
     assert_eq!(verdict.count(Topic::C2d).open, 1, "5 was not accepted");
-    let faults = Run::of(&files, true).faults();
-    assert_eq!(faults, [(Fault::C2dLost, 1), (Fault::FeedbackMissing, 1)]);
+    let want = [(Fault::C2dLost, 1), (Fault::FeedbackMissing, 1)];
+    assert_eq!(Run::of(&files, true).faults(), want);
+    // It is said by who sends messages.
+    let state = |said: [&str; 3]| {
+        let whole = |(lines, said): (&Vec<&str>, &str)| {
+            format!("dunlin-history 1 w 1\n{}\nend 1 {} {said}\n", lines.join("\n"), lines.len())
+        };
+        Run::raw(&files.iter().zip(said).map(whole).collect::<Vec<_>>()).faults()
+    };
+    assert_eq!(state(["open", "drained", "open"]), want);
+    assert_eq!(state(["drained", "open", "drained"]), []);
 }
 
 #[test]
