@@ -304,15 +304,24 @@ fn random_run(random: &mut Rng) -> Vec<Made> {
     made
 }
 
-/// Over several files, the lines of each writer in one of them and in their order.
+/// Over several files, the lines of each writer in one of them and in their order. A device moves to
+/// another worker after its second connection.
 fn interleave(made: &[Made], random: &mut Rng) -> Run {
     let mut files = vec![Vec::new(); random.usize(1..5)];
     let mut writers = BTreeMap::<_, VecDeque<&str>>::new();
     for (device, side, text) in made {
-        writers.entry((*device, *side)).or_default().push_back(text);
+        let epoch = Line::parse(text).expect("a line").epoch;
+        let moved = *side == Side::Device && epoch > 2 && files.len() > 1;
+        writers.entry((*device, *side, moved)).or_default().push_back(text);
     }
-    let mut writers: Vec<_> =
-        writers.into_values().map(|lines| (random.usize(..files.len()), lines)).collect();
+    let homes: Vec<_> = (0..30).map(|_| random.usize(..files.len())).collect();
+    let mut writers: Vec<_> = writers
+        .into_iter()
+        .map(|((device, side, moved), lines)| {
+            let home = homes[device * 3 + side as usize] + usize::from(moved);
+            (home % files.len(), lines)
+        })
+        .collect();
     while !writers.is_empty() {
         let at = random.usize(..writers.len());
         let (file, lines) = &mut writers[at];
