@@ -54,6 +54,12 @@ impl Op {
         Self::Feedback,
     ];
 
+    /// Whether it counts as a message: connecting is none, and sending a C2D message is a part of its
+    /// delivery.
+    pub fn is_whole(self) -> bool {
+        !matches!(self, Self::Connect | Self::C2dSend)
+    }
+
     /// For people.
     pub fn name(self) -> &'static str {
         match self {
@@ -168,7 +174,6 @@ pub struct Count {
 pub struct Totals {
     ops: [Count; Op::ALL.len()],
     events: [u64; Event::COUNT],
-    lost: u64,
 }
 
 impl Totals {
@@ -190,18 +195,10 @@ impl Totals {
         self.events[event as usize]
     }
 
-    /// Connections that ended before their time.
-    pub fn lost(&self) -> u64 {
-        self.lost
-    }
-
-    /// Operations but connecting.
-    pub fn sent(&self) -> u64 {
-        self.ops[1..].iter().map(|count| count.started).sum()
-    }
-
-    pub fn acked(&self) -> u64 {
-        self.ops[1..].iter().map(|count| count.done).sum()
+    /// Messages that are on their way.
+    pub fn open(&self) -> u64 {
+        let whole = Op::ALL.into_iter().filter(|op| op.is_whole()).map(|op| self.op(op));
+        whole.map(|count| count.started.saturating_sub(count.done + count.failed)).sum()
     }
 
     fn add(&mut self, other: &Self) {
@@ -213,7 +210,6 @@ impl Totals {
         for (mine, theirs) in self.events.iter_mut().zip(&other.events) {
             *mine += theirs;
         }
-        self.lost += other.lost;
     }
 }
 
@@ -264,7 +260,6 @@ impl Tally {
     pub fn lost(&self, reason: &str) {
         let mut inner = self.lock();
         inner.now.events[Event::Down as usize] += 1;
-        inner.now.lost += 1;
         inner.lost.count(reason, 1);
     }
 
@@ -366,8 +361,8 @@ mod tests {
             let totals = Totals::of(&tallies);
             let count = Count { started: 4 * round, done: 2 * round, failed: 2 * round };
             assert_eq!(totals.op(Op::Telemetry), count);
-            assert_eq!((totals.sent(), totals.acked()), (count.started, count.done));
-            assert_eq!((totals.lost(), totals.event(Event::Down)), (2 * round, 2 * round));
+            assert_eq!(totals.open(), 0);
+            assert_eq!(totals.event(Event::Down), 2 * round);
         }
         let telemetry = &all.ops[&Op::Telemetry];
         assert_eq!((telemetry.started, telemetry.done), (12, 6));

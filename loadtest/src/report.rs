@@ -85,12 +85,12 @@ impl Report {
         let held = Part::of(&course.phases, phase::HOLD, watched);
         let ms = |op| timed.ops.get(&op).and_then(|work: &Work| Latency::of(&work.latencies));
         let sums = |sum: fn(&Work) -> u64| {
-            all.ops.iter().filter(|(op, _)| **op != Op::Connect).map(|(_, work)| sum(work)).sum()
+            all.ops.iter().filter(|(op, _)| op.is_whole()).map(|(_, work)| sum(work)).sum()
         };
         let (sent, acked): (u64, u64) = (sums(|work| work.started), sums(|work| work.done));
         let connect = Part::of(&course.phases, phase::CONNECT, watched);
         let connected = all.event(Event::Connected);
-        let busiest = timed.ops.iter().filter(|(op, _)| !matches!(op, Op::Connect | Op::Burst));
+        let busiest = timed.ops.iter().filter(|(op, _)| op.is_whole() && **op != Op::Burst);
         let busiest = busiest.max_by_key(|(_, work)| work.done).map(|(op, _)| *op);
         let failed = all.ops.get(&Op::Connect).map(|work| work.failed.clone());
         let mut report = Self {

@@ -1,24 +1,25 @@
-//! The course of a run: identities, connecting, settling, bursts, publishing, the end.
+//! The course of a run: identities, connecting, settling, bursts, work, the end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use tokio::time::{Instant, sleep};
+use anyhow::{Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::args::{Arguments, Command, Devices, Hub, Rate, Run, Work};
-use crate::fleet::{Fleet, Phase, Plan, Schedule};
-use crate::identities;
-use crate::outcome::{Event, Totals};
+use crate::args::{Arguments, Broker, Command, Devices, Run};
+use crate::check;
+use crate::crew::{self, Crew, Seen};
+use crate::fleet::Order;
+use crate::plan::{Plan, Share};
 use crate::report::{Course, Head, Report, phase};
 use crate::rest::Rest;
-use crate::target;
+use crate::target::Target;
+use crate::{identities, log_file};
 
-/// How often counters are looked at.
-const LOOK: Duration = Duration::from_millis(2);
 /// How long acknowledgements are waited for when nothing more is sent.
 const LAST_ACKS: Duration = Duration::from_secs(30);
-/// How often what was counted is taken.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// `Ok(false)`: it ran, but not every device and message came through.
@@ -26,215 +27,244 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &arguments.command {
         Command::Run(run) => {
+            if let Some(part) = run.crew {
+                let share = crew::share_of(&run.devices.share(), part);
+                let target = Arc::new(Target::of(&run.devices.hub, &run.broker)?);
+                let plan = Plan::new(&run.scenario()?, &target, &share)?;
+                return crew::serve(run, plan, part.0).map(|()| true);
+            }
             let report = runtime.block_on(measure(run))?;
             report.write(run.json.as_deref(), run.html.as_deref())?;
             Ok(report.is_clean())
         }
         Command::Create(devices) => runtime.block_on(create(devices)).map(|()| true),
         Command::Remove(devices) => runtime.block_on(remove(devices)).map(|()| true),
+        Command::Check(arguments) => check::run(arguments),
     }
 }
 
-fn ids(devices: usize, prefix: &str) -> Vec<String> {
-    (0..devices).map(|number| identities::id(prefix, number)).collect()
-}
-
-fn rest(hub: &Hub) -> Result<Rest> {
-    let ca = hub.ca.as_deref().context("set DUNLIN_CA or --ca to the hub's CA certificate")?;
-    Rest::new(&target::login(hub)?, &target::tls(ca, None)?, hub.address)
+fn of_hub(devices: &Devices) -> Result<(Rest, Plan)> {
+    let scenario = devices.scenario()?;
+    scenario.check()?;
+    let target = Arc::new(Target::of(&devices.hub, &Broker::default())?);
+    Ok((Rest::new(&target)?, Plan::new(&scenario, &target, &devices.share())?))
 }
 
 async fn create(devices: &Devices) -> Result<()> {
-    identities::create(&rest(&devices.hub)?, &ids(devices.devices, &devices.prefix)).await
+    let (rest, plan) = of_hub(devices)?;
+    identities::create(&rest, &plan).await
 }
 
 async fn remove(devices: &Devices) -> Result<()> {
-    identities::remove(&rest(&devices.hub)?, &ids(devices.devices, &devices.prefix)).await
+    let (rest, plan) = of_hub(devices)?;
+    identities::remove(&rest, &plan).await
 }
 
 async fn measure(run: &Run) -> Result<Report> {
-    if run.devices == 0 {
-        bail!("--devices takes a number above 0");
-    }
-    if run.work != Work::Publish && run.no_subscribe {
-        bail!("without subscriptions nobody hears calls or answers: leave out --no-subscribe");
-    }
-    let plan = Plan::of(run, run.devices)?;
-    if run.work == Work::Report && plan.target.hub.is_none() {
-        bail!("a broker has no twins: leave out --work report or --broker");
-    }
-    let owned = plan.target.hub.is_some() && !run.reuse;
-    if owned {
-        identities::create(&rest(&run.hub)?, &ids(run.devices, &run.prefix)).await?;
-    }
-    let measured = with_devices(run, &plan).await;
-    if owned && !run.keep {
-        let removed = identities::remove(&rest(&run.hub)?, &ids(run.devices, &run.prefix)).await;
-        // What was measured matters more than what could not be tidied up.
-        measured.and_then(|report| removed.map(|()| report))
-    } else {
-        measured
-    }
-}
-
-async fn with_devices(run: &Run, plan: &Arc<Plan>) -> Result<Report> {
-    let mut course = Course::new(head(run, plan), &run.watch, run.quiet)?;
-    let watched = !run.watch.is_empty();
-    if watched {
-        // What the first connection alone costs is not a connection's cost. It is not counted.
-        let first = Plan::of(run, 1)?;
-        let fleet = Fleet::start(&first, 1)?;
-        let connected = || {
-            let totals = fleet.totals();
-            totals.event(Event::Connected) + totals.event(Event::GaveUp) > 0
-        };
-        until(LAST_ACKS, connected).await;
-        fleet.enter(Phase::Burst);
-        until(LAST_ACKS, || run.idle_drops_tls || fleet.totals().acked() > 0).await;
-        fleet.stop()?;
-        course.enter("before")?;
-        while !course.is_settled() {
-            sleep(SECOND).await;
-            course.tick()?;
+    let scenario = run.scenario()?;
+    let target = Arc::new(Target::of(&run.devices.hub, &run.broker)?);
+    let plan = |share: &Share| Plan::new(&scenario, &target, share);
+    let all = plan(&run.devices.share())?;
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let rest = (target.hub.is_some() && !run.reuse).then(|| Rest::new(&target)).transpose()?;
+    let course = async {
+        if let Some(rest) = &rest {
+            identities::create(rest, &all).await?;
         }
-        course.sample("before")?;
-    }
-    course.enter(phase::CONNECT)?;
-    let mut steps = Steps { fleet: Fleet::start(plan, run.threads)?, course };
-    let devices = run.devices as u64;
-    steps
-        .until(None, |now| now.event(Event::Connected) + now.event(Event::GaveUp) >= devices)
-        .await?;
-    steps.settle("connected", watched).await?;
-    for _ in 0..run.burst {
-        let before = steps.fleet.totals();
-        let ready = before.event(Event::Up) - before.event(Event::Down);
-        steps.enter(phase::BURST)?;
-        steps.fleet.enter(Phase::Burst);
-        let done =
-            |now: &Totals| now.acked() - before.acked() + now.lost() - before.lost() >= ready;
-        steps.until(Some(LAST_ACKS), done).await?;
-    }
-    if run.burst > 0 {
-        steps.course.sample("just after bursts")?;
-        steps.settle("after bursts", watched).await?;
-    }
-    if run.rate.is_some() {
-        publish(run, &mut steps, watched).await?;
-    } else if run.hold > 0.0 {
-        steps.enter(phase::HOLD)?;
-        steps.until(Some(Duration::from_secs_f64(run.hold)), |_| false).await?;
-    }
-    steps.enter("end")?;
-    let Steps { fleet, mut course } = steps;
-    course.add(&fleet.stop()?, None);
-    course.finish()
-}
-
-async fn publish(run: &Run, steps: &mut Steps, watched: bool) -> Result<()> {
-    let (warm_up, hold) = (Duration::from_secs_f64(run.warm_up), Duration::from_secs_f64(run.hold));
-    let start = Instant::now();
-    steps.enter(if run.warm_up > 0.0 { phase::WARM_UP } else { phase::HOLD })?;
-    steps.fleet.enter(Phase::Publish(Schedule { start, until: start + warm_up + hold }));
-    if run.warm_up > 0.0 {
-        steps.until(Some(warm_up), |_| false).await?;
-        steps.enter(phase::HOLD)?;
-    }
-    steps.until(Some(hold), |_| false).await?;
-    steps.enter("drain")?;
-    steps.fleet.enter(Phase::Idle);
-    steps.until(Some(LAST_ACKS), |now| now.acked() >= now.sent()).await?;
-    steps.course.sample("just after publishing")?;
-    steps.settle("after publishing", watched).await
-}
-
-fn head(run: &Run, plan: &Plan) -> Head {
-    let doing = match (run.work, run.rate) {
-        (_, None) => "stay connected".to_owned(),
-        (work, Some(rate)) => {
-            let what = match work {
-                Work::Publish => "publish messages",
-                Work::Report => "report properties",
-                Work::Call => "are called",
-            };
-            let pace = match rate {
-                Rate::Max => format!("as fast as {} at a time are acknowledged", run.window),
-                Rate::PerSecond(rate) => format!("{rate} a second over all"),
-            };
-            format!("{what} of {} bytes, {pace}", run.size)
+        match &run.history {
+            Some(path) if target.hub.is_some() => {
+                log_file::beside(path, &target, &scenario, async |sent| {
+                    with_devices(run, &all, &plan, sent).await
+                })
+                .await
+            }
+            _ => with_devices(run, &all, &plan, &watch::Sender::new(None)).await,
         }
     };
-    let carried = if run.websocket { "MQTT over WebSocket" } else { "MQTT" };
-    Head {
-        target: if plan.target.hub.is_some() { "hub" } else { "broker" },
-        server: format!("{}:{}", plan.target.name.to_str(), plan.target.address.port()),
-        name: "run".to_owned(),
-        groups: vec![format!("{} devices over {carried} {doing}", run.devices)],
-        devices: run.devices,
-        workers: 1,
-        tls: true,
+    let measured = tokio::select! {
+        measured = course => measured,
+        _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
+        _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
+    };
+    match rest {
+        Some(rest) if !run.keep => {
+            let removed = identities::remove(&rest, &all).await;
+            // What was measured matters more than what could not be tidied up.
+            measured.and_then(|report| removed.map(|()| report))
+        }
+        _ => measured,
     }
 }
 
-/// A fleet that is led through the phases of its course.
-struct Steps {
-    fleet: Fleet,
+async fn with_devices(
+    run: &Run,
+    all: &Plan,
+    plan: &impl Fn(&Share) -> Result<Plan>,
+    sent: &watch::Sender<Option<u64>>,
+) -> Result<Report> {
+    let mut course = Course::new(head(run, all)?, &run.watch, run.quiet)?;
+    if !run.watch.is_empty() {
+        first(all, plan, &mut course).await?;
+    }
+    course.enter(phase::CONNECT)?;
+    let crew = Crew::start(run, plan(&run.devices.share())?)?;
+    let mut going = Going { course, crew, next: Instant::now() + SECOND };
+    let expected = all.expected();
+    going.until(None, |seen| seen.settled >= expected).await?;
+    going.settle("connected").await?;
+
+    let scenario = &all.scenario;
+    for _ in 0..scenario.burst {
+        going.enter(phase::BURST)?;
+        going.crew.enter(Order::Burst)?;
+        // What a device was told a moment ago it has not begun yet.
+        going.until(Some(LAST_ACKS / 300), |seen| seen.open > 0).await?;
+        going.until(Some(LAST_ACKS), |seen| seen.open == 0).await?;
+    }
+    if scenario.burst > 0 {
+        going.course.sample("just after bursts")?;
+        going.settle("after bursts").await?;
+    }
+    if all.works() {
+        going.crew.enter(Order::Work(scenario.warm_up + scenario.hold))?;
+        if scenario.warm_up > 0.0 {
+            going.phase(phase::WARM_UP, scenario.warm_up).await?;
+        }
+        going.phase(phase::HOLD, scenario.hold).await?;
+        going.enter("drain")?;
+        going.crew.enter(Order::Idle)?;
+        going.until(Some(LAST_ACKS), |seen| seen.open == 0).await?;
+        going.course.sample("just after the work")?;
+        going.settle("after the work").await?;
+    } else {
+        going.phase(phase::HOLD, scenario.hold).await?;
+    }
+    sent.send_replace(Some(going.crew.seen()?.telemetry));
+    going.end()
+}
+
+/// One device connects, publishes and goes, before anything is measured: what the first connection
+/// alone costs the server is not a connection's cost.
+async fn first(
+    all: &Plan,
+    plan: &impl Fn(&Share) -> Result<Plan>,
+    course: &mut Course,
+) -> Result<()> {
+    let good = |n: &usize| all.sides[0].group.misbehaviour(*n).is_none();
+    let Some(number) = all.sides[0].numbers.clone().find(good) else { return Ok(()) };
+    let one = plan(&Share { range: number..number + 1, ..Share::ALL })?.without_back_ends();
+    let fleet = crate::fleet::Fleet::start(one, 1, None)?;
+    let mut crew = Crew::Here(fleet);
+    let (end, idle) = (Instant::now() + LAST_ACKS, all.sides[0].group.idle);
+    while crew.seen()?.settled == 0 && Instant::now() < end {
+        sleep(crew.look_every()).await;
+    }
+    if !idle {
+        crew.enter(Order::Burst)?;
+        sleep(crew.look_every() * 50).await;
+        while crew.seen()?.open > 0 && Instant::now() < end {
+            sleep(crew.look_every()).await;
+        }
+    }
+    crew.stop()?;
+    course.enter("before")?;
+    while !course.is_settled() {
+        sleep(SECOND).await;
+        course.tick()?;
+    }
+    course.sample("before")
+}
+
+/// A run that is under way.
+struct Going {
     course: Course,
+    crew: Crew,
+    /// When the course has its next second.
+    next: Instant,
 }
 
-impl Steps {
-    fn enter(&mut self, phase: &str) -> Result<()> {
-        self.course.add(&self.fleet.cut(), None);
-        self.course.enter(phase)
-    }
-
-    /// Goes on until `condition` comes true, at most so long.
-    async fn until(
-        &mut self,
-        at_most: Option<Duration>,
-        condition: impl Fn(&Totals) -> bool,
-    ) -> Result<()> {
-        let start = Instant::now();
-        let mut tick = start + SECOND;
-        while at_most.is_none_or(|at_most| start.elapsed() < at_most)
-            && !condition(&self.fleet.totals())
-        {
-            sleep(LOOK).await;
-            if Instant::now() >= tick {
-                self.tick()?;
-                tick += SECOND;
-            }
+impl Going {
+    fn collect(&mut self) -> Result<()> {
+        for (slice, own) in self.crew.cut()? {
+            self.course.add(&slice, own);
         }
         Ok(())
     }
 
-    fn tick(&mut self) -> Result<()> {
-        self.course.add(&self.fleet.cut(), None);
-        self.course.tick()
+    fn enter(&mut self, name: &'static str) -> Result<()> {
+        self.collect()?;
+        self.course.enter(name)
     }
 
-    /// Samples the server's memory once that has stopped moving, if it is watched.
-    async fn settle(&mut self, at: &'static str, watched: bool) -> Result<()> {
-        if !watched {
-            return Ok(());
+    /// Lets the run go on until `done` says so (true) or the time is over.
+    async fn until(
+        &mut self,
+        at_most: Option<Duration>,
+        done: impl Fn(Seen) -> bool,
+    ) -> Result<bool> {
+        let end = at_most.map(|at_most| Instant::now() + at_most);
+        loop {
+            let is_done = done(self.crew.seen()?);
+            let now = Instant::now();
+            if is_done || end.is_some_and(|end| end <= now) {
+                return Ok(is_done);
+            }
+            self.tick_by(now)?;
+            let look = now + self.crew.look_every();
+            sleep_until(end.map_or(look, |end| end.min(look)).min(self.next)).await;
         }
+    }
+
+    fn tick_by(&mut self, now: Instant) -> Result<()> {
+        if self.next <= now {
+            self.collect()?;
+            self.course.tick()?;
+            self.next = (self.next + SECOND).max(now);
+        }
+        Ok(())
+    }
+
+    /// A phase of so many seconds.
+    async fn phase(&mut self, name: &'static str, seconds: f64) -> Result<()> {
+        self.enter(name)?;
+        let end = Instant::now() + Duration::from_secs_f64(seconds);
+        while Instant::now() < end {
+            sleep_until(self.next.min(end)).await;
+            self.tick_by(Instant::now())?;
+        }
+        Ok(())
+    }
+
+    /// Notes the server's memory once it has stopped moving.
+    async fn settle(&mut self, at: &'static str) -> Result<()> {
         self.enter("settle")?;
         while !self.course.is_settled() {
-            sleep(SECOND).await;
-            self.tick()?;
+            sleep_until(self.next).await;
+            self.tick_by(Instant::now())?;
         }
         self.course.sample(at)
     }
+
+    fn end(self) -> Result<Report> {
+        let Self { mut course, crew, .. } = self;
+        for (slice, own) in crew.stop()? {
+            course.add(&slice, own);
+        }
+        course.finish()
+    }
 }
 
-/// Whether `condition` came true in time.
-async fn until(at_most: Duration, condition: impl Fn() -> bool) -> bool {
-    let end = Instant::now() + at_most;
-    while !condition() {
-        if Instant::now() > end {
-            return false;
-        }
-        sleep(LOOK).await;
-    }
-    true
+fn head(run: &Run, all: &Plan) -> Result<Head> {
+    let target = &all.target;
+    let Ok(devices) = usize::try_from(all.expected()) else { bail!("too many devices") };
+    Ok(Head {
+        target: if target.hub.is_some() { "hub" } else { "broker" },
+        server: target.address(),
+        name: all.scenario.name.clone(),
+        groups: all.scenario.describe(),
+        devices,
+        workers: usize::from(run.workers),
+        tls: target.tls.is_some(),
+    })
 }

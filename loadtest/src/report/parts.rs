@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use super::course::{Phase, Used};
 use super::phase;
-use crate::outcome::Op;
 use crate::process::{Cpu, Memory};
 
 #[derive(Debug, Serialize)]
@@ -60,7 +59,7 @@ impl Part {
         let mut part = Self { seconds: 0.0, done: 0, used: Used::default(), watched };
         for phase in phases.iter().filter(|phase| phase.name == name) {
             part.seconds += phase.until - phase.from;
-            let done = phase.slice.ops.iter().filter(|(op, _)| **op != Op::Connect);
+            let done = phase.slice.ops.iter().filter(|(op, _)| op.is_whole());
             part.done += done.map(|(_, work)| work.done).sum::<u64>();
             part.used.own += phase.used.own;
             part.used.server += phase.used.server;
