@@ -133,7 +133,12 @@ class Hub:
 
     def loadtest(self, *args):
         """Runs `dunlin-loadtest ARGS`, which lies beside the hub's binary; its standard output."""
-        return self._run(os.path.join(os.path.dirname(binary()), "dunlin-loadtest"), *args)
+        return self._run(loadtest_binary(), *args)
+
+    def begin_loadtest(self, *args):
+        """Starts it; the caller ends it."""
+        return subprocess.Popen([loadtest_binary(), *args], env=self._environment(), text=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def _run(self, *command):
         done = subprocess.run(command, env=self._environment(), stdin=subprocess.DEVNULL,
@@ -209,3 +214,7 @@ class Hub:
 
 def binary():
     return os.environ["DUNLIN_BIN"]
+
+
+def loadtest_binary():
+    return os.path.join(os.path.dirname(binary()), "dunlin-loadtest")
