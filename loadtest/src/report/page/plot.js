@@ -102,7 +102,7 @@ function drawn(chart, width) {
     const text = chart.formatX(tick), half = text.length * 3.1 + 3;
     if (at.x(tick) - half < labelled) continue;
     labelled = at.x(tick) + half;
-    plot.append(svg("text", { x: at.x(tick), y: HEIGHT - 5, "text-anchor": "middle" }, text));
+    plot.append(svg("text", { x: Math.min(at.x(tick), width - half + 3), y: HEIGHT - 5, "text-anchor": "middle" }, text));
   }
   for (const line of chart.lines) {
     const d = path(line.points, at);
