@@ -109,9 +109,13 @@ impl Report {
             publish_ms: busiest.and_then(ms),
             silence: held.as_ref().and_then(Part::silence),
             publishing: held.and_then(|part| part.publishing()),
-            ops: timed.ops.iter().map(|(op, work)| (*op, Operation::of(*op, work))).collect(),
+            ops: all
+                .ops
+                .iter()
+                .map(|(op, work)| (*op, Operation::of(*op, work, timed.ops.get(op))))
+                .collect(),
             phases: course.phases.iter().map(|phase| PhaseReport::of(phase, watched)).collect(),
-            series: Curves::of(&course.series, &timed, course.watch.labels()),
+            series: Curves::of(&course.series, &all, course.watch.labels()),
             memory: course.samples,
             events: all.events,
             lost: all.lost,

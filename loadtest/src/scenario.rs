@@ -2,6 +2,8 @@
 
 mod check;
 mod describe;
+#[cfg(test)]
+mod documented;
 
 use std::path::Path;
 use std::time::Duration;

@@ -26,27 +26,33 @@ impl Latency {
     }
 }
 
-/// Operations of one kind, but for those of a warm-up.
+/// Operations of one kind; latencies but for those of a warm-up.
 #[derive(Debug, Serialize)]
 pub struct Operation {
     pub name: &'static str,
     pub started: u64,
     pub done: u64,
     pub failed: Reasons,
+    /// Those that the percentiles are of.
+    pub timed: u64,
     pub ms: Option<Latency>,
     /// Percentiles and their milliseconds, denser to the end.
     pub percentiles: Vec<(f64, f64)>,
 }
 
 impl Operation {
-    pub fn of(op: Op, work: &Work) -> Self {
+    /// `timed`: what does not belong to a warm-up.
+    pub fn of(op: Op, work: &Work, timed: Option<&Work>) -> Self {
+        let none = Latencies::default();
+        let latencies = timed.map_or(&none, |work| &work.latencies);
         Self {
             name: op.name(),
             started: work.started,
             done: work.done,
             failed: work.failed.clone(),
-            ms: Latency::of(&work.latencies),
-            percentiles: percentiles(&work.latencies),
+            timed: latencies.count(),
+            ms: Latency::of(latencies),
+            percentiles: percentiles(latencies),
         }
     }
 }
@@ -121,7 +127,8 @@ pub struct ProcessCurve {
 impl PhaseReport {
     pub fn of(phase: &Phase, watched: bool) -> Self {
         let seconds = (phase.until - phase.from).max(f64::MIN_POSITIVE);
-        let ops = phase.slice.ops.iter().map(|(op, work)| {
+        let ended = |work: &Work| work.done > 0 || !work.failed.is_empty();
+        let ops = phase.slice.ops.iter().filter(|(_, work)| ended(work)).map(|(op, work)| {
             let done = PhaseOperation {
                 done: work.done,
                 per_second: thousandths(work.done as f64 / seconds),

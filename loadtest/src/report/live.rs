@@ -13,6 +13,8 @@ use crate::outcome::Slice;
 
 /// Seconds between two lines where there is no terminal.
 const EVERY: f64 = 5.0;
+/// Width of the names in front of figures that stay in place.
+const COLUMN: usize = 15;
 /// Texts of errors that are shown at a time.
 const ERRORS: usize = 4;
 
@@ -32,21 +34,21 @@ impl Live {
             return Self::Lines(None);
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{wide_msg}").ok();
+        let style = ProgressStyle::with_template("{msg}").ok();
         Self::Terminal(style.map(|style| bar.clone().with_style(style)).unwrap_or(bar))
     }
 
     pub fn show<'a>(&mut self, phase: &str, point: &Point, watched: impl Iterator<Item = &'a str>) {
         match self {
             Self::Quiet => {}
-            Self::Terminal(bar) => bar.set_message(lines(phase, point, watched).join("\n")),
+            Self::Terminal(bar) => bar.set_message(lines(phase, point, watched, COLUMN).join("\n")),
             Self::Lines(since) => {
                 match since {
                     Some(since) => since.join(point.clone()),
                     None => *since = Some(point.clone()),
                 }
                 if let Some(due) = since.take_if(|since| since.seconds() >= EVERY - 0.5) {
-                    eprintln!("{}", lines(phase, &due, watched).join("; "));
+                    eprintln!("{}", lines(phase, &due, watched, 0).join("; "));
                 }
             }
         }
@@ -60,19 +62,29 @@ impl Live {
 }
 
 /// A line for the whole, one for each kind of operation, for the processes, for what went wrong.
-fn lines<'a>(phase: &str, point: &Point, watched: impl Iterator<Item = &'a str>) -> Vec<String> {
+/// `width`: of the names; without it, lines are short.
+fn lines<'a>(
+    phase: &str,
+    point: &Point,
+    watched: impl Iterator<Item = &'a str>,
+    width: usize,
+) -> Vec<String> {
     let seconds = point.seconds().max(0.001);
     let connections = HumanCount(point.connections);
     let mut lines = vec![format!("{:>4.0} s  {phase}: {connections} connected", point.until)];
     for (op, work) in &point.slice.ops {
         let rate = HumanCount((work.done as f64 / seconds).round() as u64);
-        let mut line = format!("{} {rate}/s", op.name());
+        let mut line = format!("{:<width$} {rate}/s", op.name());
         if !work.latencies.is_empty() {
             let [p50, p90, p99, p999, max] = work.latencies.at(PERCENTILES);
-            let _ = write!(
-                line,
-                ", ms: p50 {p50:.1}, p90 {p90:.1}, p99 {p99:.1}, p99.9 {p999:.1}, max {max:.1}"
-            );
+            let _ = if width > 0 {
+                write!(
+                    line,
+                    ", ms: p50 {p50:.1}, p90 {p90:.1}, p99 {p99:.1}, p99.9 {p999:.1}, max {max:.1}"
+                )
+            } else {
+                write!(line, ", p50 {p50:.1}, p99 {p99:.1}, max {max:.1} ms")
+            };
         }
         lines.push(line);
     }
@@ -130,13 +142,13 @@ mod tests {
             connections: 15_000,
             processes: vec![process, Process { rss: None, ..process }],
         };
-        let told = lines("hold", &point, ["hub"].into_iter());
+        let told = lines("hold", &point, ["hub"].into_iter(), 0);
         assert_eq!(
             told,
             [
                 "  42 s  hold: 15,000 connected",
                 "connect 0/s",
-                "telemetry 50/s, ms: p50 50.0, p90 90.0, p99 99.0, p99.9 100.0, max 100.0",
+                "telemetry 50/s, p50 50.0, p99 99.0, max 100.0 ms",
                 "simulator 50 % CPU, 2 MiB, hub is not there",
                 "2 lost: reset",
                 "1 connect failed: CONNACK 3[2J",

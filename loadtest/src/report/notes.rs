@@ -14,7 +14,7 @@ pub fn of(report: &Report) -> Vec<String> {
          from being sent is not seen."
             .to_owned(),
     ];
-    let timed: u64 = report.ops.values().map(|op| op.done).sum();
+    let timed: u64 = report.ops.values().map(|op| op.timed).sum();
     let failed: u64 = report.ops.values().map(|op| op.failed.all()).sum();
     let connect = report.ops.get(&Op::Connect).map_or(0, |op| op.failed.all());
     let mut note = format!(

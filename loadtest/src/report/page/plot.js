@@ -80,15 +80,18 @@ function drawn(chart, width) {
   const x = scaleX(chart, width), y = scaleY(chart), at = { x: x.at, y: y.at };
   const bottom = HEIGHT - BOTTOM;
   const plot = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, height: HEIGHT, role: "img", "aria-label": chart.title });
-  let free = LEFT;
-  (chart.phases ?? []).forEach((phase, index) => {
-    const from = at.x(phase.from), to = at.x(phase.until), end = from + phase.name.length * 6.2 + 4;
-    if (to <= from) return;
-    if (index % 2) plot.append(svg("rect", { class: "phase", x: from, y: TOP, width: to - from, height: bottom - TOP }));
-    if (from < free || end > width) return;
-    plot.append(svg("text", { x: from, y: TOP - 6 }, phase.name));
-    free = end;
-  });
+  const spans = (chart.phases ?? []).map(({ name, from, until }, index) => ({ name, index, from: at.x(from), to: at.x(until) }));
+  for (const { index, from, to } of spans) {
+    if (index % 2 && to > from) plot.append(svg("rect", { class: "phase", x: from, y: TOP, width: to - from, height: bottom - TOP }));
+  }
+  // The longest have their names first; where two would meet, the shorter goes without.
+  const named = [];
+  for (const { name, from, to } of spans.sort((one, other) => (other.to - other.from) - (one.to - one.from))) {
+    const end = from + name.length * 6.2 + 4;
+    if (to <= from || end > width || named.some(other => from < other.end && other.from < end)) continue;
+    named.push({ from, end });
+    plot.append(svg("text", { x: from, y: TOP - 6 }, name));
+  }
   for (const tick of y.ticks) {
     plot.append(svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: at.y(tick), y2: at.y(tick) }));
     plot.append(svg("text", { x: LEFT - 6, y: at.y(tick) + 4, "text-anchor": "end" }, chart.formatY(tick)));
@@ -99,7 +102,7 @@ function drawn(chart, width) {
     const text = chart.formatX(tick), half = text.length * 3.1 + 3;
     if (at.x(tick) - half < labelled) continue;
     labelled = at.x(tick) + half;
-    plot.append(svg("text", { x: at.x(tick), y: HEIGHT - 5, "text-anchor": "middle" }, text));
+    plot.append(svg("text", { x: Math.min(at.x(tick), width - half + 3), y: HEIGHT - 5, "text-anchor": "middle" }, text));
   }
   for (const line of chart.lines) {
     const d = path(line.points, at);
