@@ -58,7 +58,8 @@ function rates() {
 }
 
 function latencies() {
-  return ops.filter(op => op.total.ms).map(op => {
+  const timed = ops.filter(op => op.total.ms).sort((one, other) => other.total.done - one.total.done);
+  return timed.map(op => {
     // What is done only for a short while is shown for that while, and a little more.
     const [from, until] = [op.curve.max.findIndex(known) - 3, op.curve.max.findLastIndex(known) + 4];
     const [start, end] = until - from < series.until.length / 3 ? [Math.max(0, from), until] : [0, series.until.length];
@@ -89,11 +90,11 @@ function errors() {
   return card({ ...overTime, title: "Errors", note: none ? "there were none" : series.width > 1 ? `in each ${series.width} s` : "in each second", lines, formatY: many, whole: true });
 }
 
-function processes(title, note, values, formatY) {
+function processes(title, note, values, formatY, ...more) {
   const lines = series.processes.map((process, index) => ({
     name: process.name, color: index ? COLORS[index % COLORS.length] : COLORS[7], points: points(values(process)),
   }));
-  return card({ ...overTime, title, note, lines: [...lines.slice(1), lines[0]], formatY });
+  return card({ ...overTime, title, note, lines: [...more, ...lines.slice(1), lines[0]], formatY });
 }
 
 function tile(value, name, more, mood) {
@@ -183,11 +184,14 @@ function head() {
 }
 
 document.title = `Load test: ${report.name}`;
+const [busy, ...others] = latencies();
 document.getElementById("main").replaceChildren(
   head(), tiles(),
-  html("div", { class: "plots" }, rates(), connections(), ...latencies(), percentiles(), errors(),
-    processes("Processor time", "100 % is one processor", process => process.cpu_percent, percent),
-    processes("Memory", "resident set size", process => process.rss_kib.map(kib => kib && kib / 1024), mebibytes)),
+  html("div", { class: "plots" }, ...[rates(), connections(), busy, percentiles(),
+    processes("Processor time", "100 % is one processor", process => process.cpu_percent, percent,
+      { name: "whole machine", color: COLORS[0], area: true, points: points(series.machine_percent) }),
+    processes("Memory", "resident set size", process => process.rss_kib.map(kib => kib && kib / 1024), mebibytes),
+    errors(), ...others].filter(plot => plot)),
   ...tables(),
   html("h2", {}, "How to read this"), html("ul", {}, ...report.notes.map(note => html("li", {}, note))),
 );
