@@ -30,6 +30,9 @@ pub enum Command {
     /// Removes them.
     Remove(Devices),
     Check(check::Arguments),
+    /// Reads the hub's event stream into a history, for `check`: of a run on several machines, or of
+    /// one that was killed.
+    Log(Log),
 }
 
 /// Which devices, where.
@@ -149,6 +152,23 @@ pub struct Run {
     pub watch: Vec<String>,
     #[command(flatten)]
     pub broker: Broker,
+}
+
+#[derive(Debug, Args)]
+pub struct Log {
+    /// The file to write, which may not be there yet.
+    pub history: PathBuf,
+    /// Only of devices whose ids begin like this.
+    #[arg(long, default_value = "load-")]
+    pub prefix: String,
+    /// Where to begin: start, end, or a time as 2026-01-31T12:00:00Z.
+    #[arg(long, default_value = "start")]
+    pub from: String,
+    /// Ends when nothing new came for so many seconds.
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub idle: u64,
+    #[command(flatten)]
+    pub hub: Hub,
 }
 
 /// Where the hub is.

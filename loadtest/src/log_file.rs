@@ -1,5 +1,6 @@
 //! What is in the hub's log of a run's messages, written down beside the histories of its workers.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::sync::watch;
 
+use crate::args::{Broker, Log};
 use crate::history::{LogReader, Recorder};
 use crate::rest::Rest;
 use crate::scenario::Scenario;
@@ -32,6 +34,20 @@ pub async fn beside<T>(
     let (done, _) = tokio::try_join!(run(&sent), reader.read(told, IDLE))?;
     recorder.finish(false)?;
     Ok(done)
+}
+
+/// Reads it alone, until nothing more comes.
+pub async fn read(log: &Log) -> Result<()> {
+    let rest = Rest::new(&Arc::new(Target::of(&log.hub, &Broker::default())?))?;
+    let recorder = Recorder::create(&log.history, "log")?;
+    let open = async |path: &str| rest.stream(path).await;
+    let reader = LogReader::open(&log.from, &log.prefix, recorder.pen(), open).await?;
+    // How many there are is not known: it ends by being idle.
+    let (_sent, sent) = watch::channel(Some(u64::MAX));
+    let seen = reader.read(sent, Duration::from_secs(log.idle)).await?;
+    recorder.finish(false)?;
+    let (messages, others) = (seen.messages, seen.others);
+    Ok(writeln!(io::stdout(), "messages={messages} others={others}")?)
 }
 
 fn file(path: &Path) -> PathBuf {

@@ -40,6 +40,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         Command::Create(devices) => runtime.block_on(create(devices)).map(|()| true),
         Command::Remove(devices) => runtime.block_on(remove(devices)).map(|()| true),
         Command::Check(arguments) => check::run(arguments),
+        Command::Log(arguments) => runtime.block_on(log_file::read(arguments)).map(|()| true),
     }
 }
 

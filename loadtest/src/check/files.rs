@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::history::{HEADER, Line};
+use crate::history::{HEADER, Kind, Line};
 
 const BUFFER: usize = 1 << 20;
 
@@ -16,7 +16,8 @@ pub struct Ends {
     pub lines: u64,
     /// Files without an end: who wrote them was killed.
     pub cut: u64,
-    /// All of them say that the run has waited until every message had come to its end.
+    /// None is cut, and those in which C2D messages are sent say that the run has waited until each
+    /// had come to its end.
     pub drained: bool,
 }
 
@@ -45,7 +46,7 @@ pub fn read(
     let mut ends = Ends { lines: 0, cut: 0, drained: true };
     for (file, path) in (0..).zip(paths) {
         let mut history = History::open(path)?;
-        let mut end = None;
+        let (mut end, mut sends) = (None, false);
         while history.advance()? {
             let (text, number) = (history.text()?, history.number);
             let at = || format!("{}:{number}", path.display());
@@ -58,12 +59,13 @@ pub fn read(
             }
             let line = Line::parse(text).with_context(at)?;
             ends.lines += 1;
+            sends |= matches!(line.kind, Kind::C2d { .. });
             if each(Entry { file, number, text, line })? == Flow::Stop {
                 return Ok(None);
             }
         }
         ends.cut += u64::from(end.is_none());
-        ends.drained &= end.unwrap_or(false);
+        ends.drained &= end.is_some_and(|drained| drained || !sends);
     }
     Ok(Some(ends))
 }

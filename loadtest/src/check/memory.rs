@@ -6,8 +6,8 @@ use std::hash::Hash;
 
 use super::ranges::Ranges;
 
-/// Of a range that has a place in a tree, which is two thirds full on average.
-const RANGE: usize = 32;
+/// Of a range that has a place in a tree, whose nodes are half full.
+const RANGE: usize = 40;
 /// Of a tree with a range in it.
 const TREE: usize = 256;
 

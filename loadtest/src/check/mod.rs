@@ -25,6 +25,8 @@ use parts::{Bounds, Checked};
 pub use ranges::Ranges;
 use verdict::{Example, Verdict};
 
+use crate::process;
+
 /// Lines that are shown of each example.
 const SHOWN: usize = 8;
 
@@ -48,19 +50,28 @@ pub struct Arguments {
 /// `Ok(false)`: something is lost or wrong.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     let folder = arguments.temp.clone().unwrap_or_else(std::env::temp_dir);
-    let bounds = Bounds { memory: arguments.memory << 20, folder };
+    let bounds = Bounds { memory: arguments.memory.saturating_mul(1 << 20), folder };
     let mut out = std::io::stdout().lock();
     let Some(lines) = arguments.self_test else {
         return check(&arguments.histories, &bounds, &mut out);
     };
     let folder = tempfile::tempdir_in(&bounds.folder)?;
-    let start = Instant::now();
-    let histories = self_test::write(folder.path(), lines)?;
-    writeln!(out, "written in {:.1} s", start.elapsed().as_secs_f64())?;
-    let start = Instant::now();
-    let clean = check(&histories, &bounds, &mut out)?;
-    writeln!(out, "checked in {:.1} s", start.elapsed().as_secs_f64())?;
-    Ok(clean)
+    let histories = timed("written", &mut out, |_| self_test::write(folder.path(), lines))?;
+    timed("checked", &mut out, |out| check(&histories, &bounds, out))
+}
+
+/// Says how long it took, and how much processor time.
+fn timed<T, W: Write>(
+    done: &str,
+    out: &mut W,
+    work: impl FnOnce(&mut W) -> Result<T>,
+) -> Result<T> {
+    let own = std::process::id();
+    let (start, before) = (Instant::now(), process::cpu(own)?);
+    let result = work(out)?;
+    let (seconds, cpu) = (start.elapsed().as_secs_f64(), (process::cpu(own)? - before).total());
+    writeln!(out, "{done} in {seconds:.1} s, processor time {cpu:.1} s")?;
+    Ok(result)
 }
 
 fn check(histories: &[PathBuf], bounds: &Bounds, out: &mut impl Write) -> Result<bool> {

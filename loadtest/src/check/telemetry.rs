@@ -50,7 +50,10 @@ impl Telemetry {
         for ((device, epoch), connection) in self.0 {
             let device = &*names[device as usize];
             let Connection { sent, acked, seen, before, .. } = connection;
-            let seen = before.map_or(seen.clone(), |before| seen.or(&[&before]));
+            let seen = match before {
+                Some(before) => seen.or(&[&before]),
+                None => seen,
+            };
             let count = verdict.count(Topic::Telemetry);
             count.acked += acked.count();
             count.open += sent.minus(&[&acked]).count();
@@ -83,7 +86,7 @@ impl Connection {
         self.reading = file;
         // A reader that has lost its connection may have gone back. There is nothing new then.
         let again = place.offset < self.next_offset;
-        self.next_offset = self.next_offset.max(place.offset + 1);
+        self.next_offset = self.next_offset.max(place.offset.saturating_add(1));
         let later = self.seen.highest() > Some(line.sequence);
         if memory.insert(&mut self.seen, line.sequence) {
             if again || later {

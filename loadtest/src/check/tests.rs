@@ -213,8 +213,17 @@ fn what_is_open_is_lost_only_if_the_run_waited_for_it() {
     let Checked { mut verdict, .. } = Run::of(&files, false).check(ROOM).expect("a history");
     assert!(verdict.is_clean());
     assert_eq!(verdict.count(Topic::C2d).open, 1, "5 was not accepted");
-    let faults = Run::of(&files, true).faults();
-    assert_eq!(faults, [(Fault::C2dLost, 1), (Fault::FeedbackMissing, 1)]);
+    let want = [(Fault::C2dLost, 1), (Fault::FeedbackMissing, 1)];
+    assert_eq!(Run::of(&files, true).faults(), want);
+    // It is said by who sends messages.
+    let state = |said: [&str; 3]| {
+        let whole = |(lines, said): (&Vec<&str>, &str)| {
+            format!("dunlin-history 1 w 1\n{}\nend 1 {} {said}\n", lines.join("\n"), lines.len())
+        };
+        Run::raw(&files.iter().zip(said).map(whole).collect::<Vec<_>>()).faults()
+    };
+    assert_eq!(state(["open", "drained", "open"]), want);
+    assert_eq!(state(["drained", "open", "drained"]), []);
 }
 
 #[test]
@@ -295,15 +304,24 @@ fn random_run(random: &mut Rng) -> Vec<Made> {
     made
 }
 
-/// Over several files, the lines of each writer in one of them and in their order.
+/// Over several files, the lines of each writer in one of them and in their order. A device moves to
+/// another worker after its second connection.
 fn interleave(made: &[Made], random: &mut Rng) -> Run {
     let mut files = vec![Vec::new(); random.usize(1..5)];
     let mut writers = BTreeMap::<_, VecDeque<&str>>::new();
     for (device, side, text) in made {
-        writers.entry((*device, *side)).or_default().push_back(text);
+        let epoch = Line::parse(text).expect("a line").epoch;
+        let moved = *side == Side::Device && epoch > 2 && files.len() > 1;
+        writers.entry((*device, *side, moved)).or_default().push_back(text);
     }
-    let mut writers: Vec<_> =
-        writers.into_values().map(|lines| (random.usize(..files.len()), lines)).collect();
+    let homes: Vec<_> = (0..30).map(|_| random.usize(..files.len())).collect();
+    let mut writers: Vec<_> = writers
+        .into_iter()
+        .map(|((device, side, moved), lines)| {
+            let home = homes[device * 3 + side as usize] + usize::from(moved);
+            (home % files.len(), lines)
+        })
+        .collect();
     while !writers.is_empty() {
         let at = random.usize(..writers.len());
         let (file, lines) = &mut writers[at];

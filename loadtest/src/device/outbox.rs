@@ -39,6 +39,10 @@ impl Outbox {
     }
 
     pub fn enter(&mut self, phase: Phase) {
+        // A burst is of telemetry.
+        if matches!(phase, Phase::Burst) && self.op == Op::Report {
+            return;
+        }
         self.pace.enter(phase);
         if self.slots.is_empty() && self.pace.is_busy() {
             self.slots = vec![None; usize::from(self.window)];
@@ -247,6 +251,10 @@ mod tests {
             mqtt::publish(&mut want, &topic, None, patch.as_bytes())?;
         }
         assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&want));
+        let before = out.len();
+        outbox.enter(Phase::Burst);
+        outbox.fill(&device, &mut out)?;
+        assert_eq!(out.len(), before, "a burst is of telemetry");
         outbox.answered(&device, "204/?$rid=2&$version=7")?;
         outbox.answered(&device, "429/?$rid=1")?;
         let totals = Totals::of([&*device.shared.tally]);

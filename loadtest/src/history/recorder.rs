@@ -58,8 +58,8 @@ impl Recorder {
         Pen(Some(ink))
     }
 
-    /// Ends the file, once every pen is dropped; how many lines it has. `drained`: the run has
-    /// waited until each C2D message had come to its end and its feedback was read.
+    /// Ends the file, once every pen is dropped; how many lines it has. `drained`: who has sent C2D
+    /// messages here has waited until each had come to its end and its feedback was read.
     pub fn finish(self, drained: bool) -> Result<u64> {
         if Arc::strong_count(&self.pens) > 1 {
             bail!("a history ends before those who write it");
