@@ -110,6 +110,11 @@ pub fn own() -> Result<Own> {
     Ok(Own { pid, cpu: cpu(pid)?, rss: kib("VmRSS:")?, anonymous: kib("RssAnon:")? })
 }
 
+/// Seconds of processor time that the whole machine has used, whoever did.
+pub fn machine() -> Result<f64> {
+    busy(&read("/proc/stat")?).context("/proc/stat is not as expected")
+}
+
 /// Voluntary and involuntary context switches of all threads: what waking up costs.
 pub fn context_switches(pid: u32) -> Result<u64> {
     let mut sum = 0;
@@ -130,6 +135,15 @@ fn read(path: &str) -> Result<String> {
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// Of the line `cpu`: all but idle and waiting, and guests, whose time is in that of users.
+fn busy(stat: &str) -> Option<f64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Option<Vec<f64>> = line.split_whitespace().map(|word| word.parse().ok()).collect();
+    let ticks = ticks.filter(|ticks| ticks.len() >= 8)?;
+    let sum: f64 = [0, 1, 2, 5, 6, 7].iter().map(|at: &usize| ticks[*at]).sum();
+    Some(sum / TICKS_PER_SECOND)
 }
 
 fn tcp_pages(sockstat: &str) -> Option<u64> {
@@ -155,6 +169,8 @@ mod tests {
         assert_eq!(field(status, "VmSwap:"), None);
         let stat = "7 (a b) c) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20";
         assert_eq!(cpu_of(stat), Some(Cpu { user: 2.5, system: 0.5 }));
+        assert_eq!(busy("cpu  100 20 30 9999 9999 1 2 47 5 5\ncpu0 1\n"), Some(2.0));
+        assert_eq!(busy("cpu  1 2 3\n"), None);
         assert_eq!(
             tcp_pages("sockets: used 1\nTCP: inuse 5 orphan 0 tw 0 alloc 9 mem 3\n"),
             Some(3)
@@ -166,6 +182,7 @@ mod tests {
         let own = own()?;
         assert!(own.rss >= own.anonymous && own.anonymous > 0);
         assert!(memory(own.pid)?.rss > 0);
+        assert!(machine()? >= own.cpu.total());
         Ok(())
     }
 }

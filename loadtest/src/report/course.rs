@@ -32,8 +32,9 @@ pub struct Course {
     connections: u64,
     /// By the PID of each process of the simulator, this one among them.
     own: BTreeMap<u32, Own>,
-    /// As of the last tick: the simulator's, and of each that is watched.
+    /// As of the last tick: the simulator's, and of each that is watched; the machine's.
     before: Vec<Cpu>,
+    machine: f64,
     /// The watched processes' memory in this phase, of late.
     recent: VecDeque<u64>,
 }
@@ -86,6 +87,7 @@ impl Course {
             connections: 0,
             own: BTreeMap::from([(own.pid, own)]),
             before: Vec::new(),
+            machine: process::machine()?,
             recent: VecDeque::new(),
         })
     }
@@ -141,9 +143,11 @@ impl Course {
             *before = process.cpu;
             process.cpu = used;
         }
+        let busy = process::machine()?;
+        let machine = busy - std::mem::replace(&mut self.machine, busy);
         let from = std::mem::replace(&mut self.from, until);
         let connections = self.connections;
-        let point = Point { from, until, slice, connections, processes };
+        let point = Point { from, until, slice, connections, machine, processes };
         let phase = self.phases.last().map_or("", |phase| &phase.name);
         self.live.show(phase, &point, self.watch.labels());
         self.series.push(point);

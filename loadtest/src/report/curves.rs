@@ -102,6 +102,8 @@ pub struct Curves {
     pub connections: Vec<u64>,
     pub lost: Vec<u64>,
     pub ops: BTreeMap<Op, Curve>,
+    /// Of one processor, by everything on the machine.
+    pub machine_percent: Vec<f64>,
     pub processes: Vec<ProcessCurve>,
 }
 
@@ -170,8 +172,10 @@ impl Curves {
             let (cpu_percent, rss_kib) = used.unzip();
             ProcessCurve { name: name.to_owned(), cpu_percent, rss_kib }
         });
+        let busy = points.iter().map(|point| 100.0 * point.machine / point.seconds().max(0.001));
         Self {
             width: series.width(),
+            machine_percent: busy.map(thousandths).collect(),
             until: points.iter().map(|point| thousandths(point.until)).collect(),
             connections: points.iter().map(|point| point.connections).collect(),
             lost: points.iter().map(|point| point.slice.lost.all()).collect(),

@@ -140,6 +140,7 @@ mod tests {
             until: 42.0,
             slice: tally.cut(),
             connections: 15_000,
+            machine: 0.0,
             processes: vec![process, Process { rss: None, ..process }],
         };
         let told = lines("hold", &point, ["hub"].into_iter(), 0);

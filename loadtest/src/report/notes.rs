@@ -4,7 +4,7 @@ use super::Report;
 use crate::outcome::{Event, Op};
 
 /// Of the processors of a machine: above it, latencies may be the machine's.
-const BUSY: f64 = 0.9;
+const BUSY: f64 = 0.8;
 
 pub fn of(report: &Report) -> Vec<String> {
     let mut notes = vec![
@@ -80,17 +80,13 @@ fn machine(report: &Report) -> Vec<String> {
             notes.push(format!("{} was not there all the time.", process.name));
         }
     }
-    let most = (0..report.series.until.len())
-        .map(|at| {
-            processes.iter().map(|process| process.cpu_percent[at].unwrap_or(0.0)).sum::<f64>()
-                / 100.0
-        })
-        .fold(0.0, f64::max);
+    let busy = &report.series.machine_percent;
+    let mean = busy.iter().sum::<f64>() / busy.len().max(1) as f64 / 100.0;
     let processors = report.place.processors;
-    if most > BUSY * processors as f64 {
+    if mean > BUSY * processors as f64 {
         notes.push(format!(
-            "At the most {most:.1} of {processors} processors were in use by what is shown here: \
-             where the machine has none left, latencies and rates are the machine's, not the hub's."
+            "{mean:.1} of the machine's {processors} processors were busy on average, with whatever \
+             runs on it: latencies and rates are the machine's then, not the hub's."
         ));
     }
     notes

@@ -17,6 +17,8 @@ pub struct Point {
     pub until: f64,
     pub slice: Slice,
     pub connections: u64,
+    /// Processor time of the whole machine.
+    pub machine: f64,
     /// The simulator, and then each process that is watched.
     pub processes: Vec<Process>,
 }
@@ -33,6 +35,7 @@ impl Point {
         self.until = later.until;
         self.slice.add(&later.slice);
         self.connections = later.connections;
+        self.machine += later.machine;
         for (mine, theirs) in self.processes.iter_mut().zip(&later.processes) {
             mine.cpu += theirs.cpu;
             mine.rss = theirs.rss;
@@ -117,6 +120,7 @@ mod tests {
                 until: second as f64 + 1.0,
                 slice: tally.cut(),
                 connections: second,
+                machine: 2.0,
                 processes: vec![Process { cpu: Cpu { user: 1.0, system: 0.0 }, rss: Some(second) }],
             });
             let points = series.points();
@@ -129,6 +133,7 @@ mod tests {
         let mut cpu = Cpu::default();
         for point in series.points() {
             assert_eq!(point.processes[0].rss, Some(point.connections));
+            assert_eq!(point.machine, 2.0 * point.seconds());
             all.add(&point.slice);
             cpu += point.processes[0].cpu;
         }

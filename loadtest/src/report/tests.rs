@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::outcome::Tally;
+use crate::process::{Cpu, Own};
 
 /// Markup, an end of the script that holds the report, quotes, separators of lines, a placeholder.
 const HOSTILE: &str =
@@ -156,5 +157,33 @@ async fn notes_say_what_a_reader_would_trip_over() -> Result<()> {
     {
         assert!(notes.contains(part), "{part}: {notes}");
     }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_add_up() -> Result<()> {
+    let mut course = course()?;
+    course.enter(phase::HOLD)?;
+    for worker in 1..=3 {
+        let tally = Tally::default();
+        tally.count(Event::Up, 10);
+        tally.started(Op::Telemetry, 1);
+        tally.done(Op::Telemetry, Duration::from_millis(u64::from(worker)));
+        let cpu = Cpu { user: 0.5, system: 0.0 };
+        let own = Own { pid: u32::MAX - worker, cpu, rss: 1 << 20, anonymous: 1 << 10 };
+        let line = serde_json::to_string(&(tally.cut(), own))?;
+        let (slice, own) = serde_json::from_str(&line)?;
+        course.add(&slice, Some(own));
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    course.tick()?;
+    let report = course.finish()?;
+    assert_eq!(report.series.connections, [30]);
+    let simulator = &report.series.processes[0];
+    assert!(simulator.rss_kib[0] > Some(3 << 20), "with the parent's own");
+    assert!(simulator.cpu_percent[0] >= Some(150.0));
+    let latency = report.publish_ms.context("nothing was timed")?;
+    assert_eq!((report.sent, report.acked), (3, 3));
+    assert!((1.99..2.01).contains(&latency.p50) && (2.99..3.01).contains(&latency.max));
     Ok(())
 }

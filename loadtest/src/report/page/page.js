@@ -58,7 +58,8 @@ function rates() {
 }
 
 function latencies() {
-  return ops.filter(op => op.total.ms).map(op => {
+  const timed = ops.filter(op => op.total.ms).sort((one, other) => other.total.done - one.total.done);
+  return timed.map(op => {
     // What is done only for a short while is shown for that while, and a little more.
     const [from, until] = [op.curve.max.findIndex(known) - 3, op.curve.max.findLastIndex(known) + 4];
     const [start, end] = until - from < series.until.length / 3 ? [Math.max(0, from), until] : [0, series.until.length];
@@ -89,11 +90,11 @@ function errors() {
   return card({ ...overTime, title: "Errors", note: none ? "there were none" : series.width > 1 ? `in each ${series.width} s` : "in each second", lines, formatY: many, whole: true });
 }
 
-function processes(title, note, values, formatY) {
+function processes(title, note, values, formatY, ...more) {
   const lines = series.processes.map((process, index) => ({
     name: process.name, color: index ? COLORS[index % COLORS.length] : COLORS[7], points: points(values(process)),
   }));
-  return card({ ...overTime, title, note, lines: [...lines.slice(1), lines[0]], formatY });
+  return card({ ...overTime, title, note, lines: [...more, ...lines.slice(1), lines[0]], formatY });
 }
 
 function tile(value, name, more, mood) {
@@ -171,23 +172,30 @@ function tables() {
   return parts;
 }
 
+function title() {
+  return report.name ? `Load test: ${report.name}` : "Load test";
+}
+
 function head() {
   const place = `${report.started.replace("T", " ").replace("Z", " UTC")}, ${duration(report.seconds)}`;
   const workers = report.workers > 1 ? `${report.workers} processes` : "one process";
   return html("header", {},
-    html("h1", {}, `Load test: ${report.name}`),
+    html("h1", {}, title()),
     html("p", {}, `${report.target} ${report.server} · ${place}`),
     html("ul", {}, ...report.groups.map(group => html("li", {}, group))),
     html("p", {}, `dunlin-loadtest ${report.version}, ${workers} on ${report.machine}`),
     html("pre", {}, report.command));
 }
 
-document.title = `Load test: ${report.name}`;
+document.title = title();
+const [busy, ...others] = latencies();
 document.getElementById("main").replaceChildren(
   head(), tiles(),
-  html("div", { class: "plots" }, rates(), connections(), ...latencies(), percentiles(), errors(),
-    processes("Processor time", "100 % is one processor", process => process.cpu_percent, percent),
-    processes("Memory", "resident set size", process => process.rss_kib.map(kib => kib && kib / 1024), mebibytes)),
+  html("div", { class: "plots" }, ...[rates(), connections(), busy, percentiles(),
+    processes("Processor time", "100 % is one processor", process => process.cpu_percent, percent,
+      { name: "whole machine", color: COLORS[0], area: true, points: points(series.machine_percent) }),
+    processes("Memory", "resident set size", process => process.rss_kib.map(kib => kib && kib / 1024), mebibytes),
+    errors(), ...others].filter(plot => plot)),
   ...tables(),
   html("h2", {}, "How to read this"), html("ul", {}, ...report.notes.map(note => html("li", {}, note))),
 );
