@@ -153,11 +153,14 @@ impl Device {
         let mut work: Option<Box<Work>> = None;
         // Since when it is not connected, and in how many tries.
         let (mut since, mut tries) = (Instant::now(), 0);
-        let mut first = true;
+        // Whether it has not tried since then; whether it never was connected.
+        let (mut begins, mut first) = (true, true);
         loop {
             // Boxed and gone once connected: an idle device keeps only what follows.
             let attempt = Box::pin(self.connect());
-            tally.started(Op::Connect, u64::from(tries == 0));
+            if std::mem::take(&mut begins) {
+                tally.started(Op::Connect, 1);
+            }
             let connected = tokio::select! {
                 connected = attempt => connected,
                 () = self.stopped() => return,
@@ -177,7 +180,7 @@ impl Device {
                         self.note(self.epoch, 0, Kind::Disconnect);
                     }
                     self.epoch += 1;
-                    (since, tries) = (Instant::now(), 0);
+                    (since, tries, begins) = (Instant::now(), 0, true);
                     match ended {
                         Ok(End::Stopped) => return tally.count(Event::Down, 1),
                         Ok(End::Silent) => return,
