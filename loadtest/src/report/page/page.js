@@ -58,7 +58,9 @@ function rates() {
 }
 
 function latencies() {
-  const timed = ops.filter(op => op.total.ms).sort((one, other) => other.total.done - one.total.done);
+  // The most frequent first; connecting is what comes before.
+  const rank = op => (op.curve === series.ops.connect ? 0 : op.total.done);
+  const timed = ops.filter(op => op.total.ms).sort((one, other) => rank(other) - rank(one));
   return timed.map(op => {
     // What is done only for a short while is shown for that while, and a little more.
     const [from, until] = [op.curve.max.findIndex(known) - 3, op.curve.max.findLastIndex(known) + 4];
