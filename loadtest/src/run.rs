@@ -145,8 +145,8 @@ async fn with_devices(
     going.end()
 }
 
-/// One device connects, publishes and goes, before anything is measured: what the first connection
-/// alone costs the server is not a connection's cost.
+/// A device of each group connects, publishes and goes, before anything is measured: what the first
+/// connection alone costs the server is not a connection's cost.
 async fn first(
     all: &Plan,
     plan: &impl Fn(&Share) -> Result<Plan>,
@@ -247,7 +247,8 @@ impl Going {
         self.course.sample(at)
     }
 
-    fn end(self) -> Result<Report> {
+    fn end(mut self) -> Result<Report> {
+        self.enter("end")?;
         let Self { mut course, crew, .. } = self;
         for (slice, own) in crew.stop()? {
             course.add(&slice, own);

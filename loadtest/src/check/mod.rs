@@ -69,7 +69,8 @@ fn timed<T, W: Write>(
     let own = std::process::id();
     let (start, before) = (Instant::now(), process::cpu(own)?);
     let result = work(out)?;
-    let (seconds, cpu) = (start.elapsed().as_secs_f64(), (process::cpu(own)? - before).total());
+    let (seconds, cpu) =
+        (start.elapsed().as_secs_f64(), process::cpu(own)?.total() - before.total());
     writeln!(out, "{done} in {seconds:.1} s, processor time {cpu:.1} s")?;
     Ok(result)
 }

@@ -1,7 +1,7 @@
 //! A device over MQTT, plain or in a WebSocket: sends, answers, connects again.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use tokio::time::{Instant, sleep_until};
@@ -150,9 +150,14 @@ impl Work {
 }
 
 /// When a connection is to end in good order.
-fn again(Reconnect { every, jitter }: Reconnect) -> Instant {
-    let factor = if jitter { 2.0 * fastrand::f64() } else { 1.0 };
-    Instant::now() + Duration::from_secs_f64(every * factor)
+fn again(reconnect: Reconnect) -> Instant {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    Instant::now() + Duration::from_secs_f64(wait(reconnect, clock))
+}
+
+/// In seconds. Without jitter it is a round time by the clock, the same for all devices and workers.
+fn wait(Reconnect { every, jitter }: Reconnect, clock: f64) -> f64 {
+    if jitter { every * 2.0 * fastrand::f64() } else { every - clock % every }
 }
 
 impl Device {
@@ -221,6 +226,13 @@ mod tests {
             assert_eq!(reply(other, b"7")?, None);
         }
         Ok(())
+    }
+
+    #[test]
+    fn without_jitter_all_connect_anew_at_the_same_time() {
+        let at = |clock, jitter| clock + wait(Reconnect { every: 60.0, jitter }, clock);
+        assert_eq!([at(600.0, false), at(601.5, false), at(659.0, false)], [660.0; 3]);
+        assert!((0..100).all(|_| (600.0..=720.0).contains(&at(600.0, true))));
     }
 
     #[test]
