@@ -174,22 +174,18 @@ function tables() {
   return parts;
 }
 
-function title() {
-  return report.name ? `Load test: ${report.name}` : "Load test";
-}
-
 function head() {
   const place = `${report.started.replace("T", " ").replace("Z", " UTC")}, ${duration(report.seconds)}`;
   const workers = report.workers > 1 ? `${report.workers} processes` : "one process";
   return html("header", {},
-    html("h1", {}, title()),
+    html("h1", {}, document.title),
     html("p", {}, `${report.target} ${report.server} · ${place}`),
     html("ul", {}, ...report.groups.map(group => html("li", {}, group))),
     html("p", {}, `dunlin-loadtest ${report.version}, ${workers} on ${report.machine}`),
     html("pre", {}, report.command));
 }
 
-document.title = title();
+document.title = `Load test: ${report.name}`;
 const [busy, ...others] = latencies();
 document.getElementById("main").replaceChildren(
   head(), tiles(),
