@@ -89,7 +89,7 @@ def test_text_from_outside_is_no_markup(report):
     assert HOSTILE in page.text
     tags = [tag for tag, _ in page.elements]
     assert (tags.count("img"), tags.count("script"), tags.count("title")) == (0, 2, 1)
-    assert page.title == "Load test"
+    assert page.title == "Load test: telemetry"
 
 
 def test_text_of_a_hub_is_no_markup(report):

@@ -11,7 +11,7 @@ pub struct Head {
     pub target: &'static str,
     /// Where it is: a host and, if not the usual one, its port.
     pub server: String,
-    /// Of the scenario, if it has one.
+    /// Of the scenario.
     pub name: String,
     /// What devices and back ends do, a line each.
     pub groups: Vec<String>,

@@ -58,7 +58,9 @@ function rates() {
 }
 
 function latencies() {
-  const timed = ops.filter(op => op.total.ms).sort((one, other) => other.total.done - one.total.done);
+  // The most frequent first; connecting is what comes before.
+  const rank = op => (op.curve === series.ops.connect ? 0 : op.total.done);
+  const timed = ops.filter(op => op.total.ms).sort((one, other) => rank(other) - rank(one));
   return timed.map(op => {
     // What is done only for a short while is shown for that while, and a little more.
     const [from, until] = [op.curve.max.findIndex(known) - 3, op.curve.max.findLastIndex(known) + 4];
@@ -172,22 +174,18 @@ function tables() {
   return parts;
 }
 
-function title() {
-  return report.name ? `Load test: ${report.name}` : "Load test";
-}
-
 function head() {
   const place = `${report.started.replace("T", " ").replace("Z", " UTC")}, ${duration(report.seconds)}`;
   const workers = report.workers > 1 ? `${report.workers} processes` : "one process";
   return html("header", {},
-    html("h1", {}, title()),
+    html("h1", {}, document.title),
     html("p", {}, `${report.target} ${report.server} · ${place}`),
     html("ul", {}, ...report.groups.map(group => html("li", {}, group))),
     html("p", {}, `dunlin-loadtest ${report.version}, ${workers} on ${report.machine}`),
     html("pre", {}, report.command));
 }
 
-document.title = title();
+document.title = `Load test: ${report.name}`;
 const [busy, ...others] = latencies();
 document.getElementById("main").replaceChildren(
   head(), tiles(),
