@@ -296,8 +296,22 @@ impl Run {
         if let Some(every) = self.reconnect {
             one(&mut scenario, "--reconnect")?.reconnect = Some(Reconnect { every, jitter: true });
         }
+        if scenario.name.is_empty() {
+            scenario.name = self.name().into();
+        }
         scenario.check()?;
         Ok(scenario)
+    }
+
+    /// Of a scenario that is in no file.
+    fn name(&self) -> &'static str {
+        match self.rate.map(|_| self.work.unwrap_or(Work::Publish)) {
+            None => "idle",
+            Some(Work::Publish) => "telemetry",
+            Some(Work::Report) => "reports",
+            Some(Work::Call) => "methods",
+            Some(Work::C2d) => "C2D",
+        }
     }
 
     fn work(&self, scenario: &mut Scenario, rate: Rate) -> Result<()> {
@@ -376,7 +390,7 @@ mod tests {
     #[test]
     fn flags_make_a_scenario() -> Result<()> {
         let plain = scenario("")?;
-        assert_eq!(plain.groups, [Group::default()]);
+        assert_eq!((&*plain.name, &plain.groups[..]), ("idle", &[Group::default()][..]));
         let busy = scenario("--devices 5 --rate max --window 10 --size 16 --hold 3 --storm")?;
         let group = &busy.groups[0];
         assert_eq!((busy.hold, group.count, group.connect), (3.0, 5, Connect::Storm));
