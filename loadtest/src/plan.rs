@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::scenario::{Auth, Connect, Group, Protocol, Rate, Retry, Scenario};
+use crate::scenario::{Auth, Connect, Does, Group, Protocol, Rate, Retry, Scenario};
 use crate::target::Target;
 
 pub struct Plan {
@@ -87,7 +88,6 @@ impl Plan {
     }
 
     fn check_for_broker(&self) -> Result<()> {
-        use crate::scenario::Does;
         let group = |group: &Group| {
             group.protocol == Protocol::Mqtt
                 && group.auth == Auth::Sas
@@ -147,7 +147,7 @@ impl Side {
         start: Instant,
     ) -> Result<Option<OwnedSemaphorePermit>> {
         if let Connect::PerSecond(rate) = self.group.connect {
-            let at = std::time::Duration::from_secs_f64(number as f64 / rate);
+            let at = Duration::from_secs_f64(number as f64 / rate);
             tokio::time::sleep_until(start + at).await;
             return Ok(None);
         }
@@ -166,17 +166,13 @@ impl Side {
 
     /// Between two of a device's messages, and from the start to its first; none: as fast as
     /// answers come.
-    pub fn period(
-        &self,
-        rate: Rate,
-        number: usize,
-    ) -> Option<(std::time::Duration, std::time::Duration)> {
+    pub fn period(&self, rate: Rate, number: usize) -> Option<(Duration, Duration)> {
         let seconds = match rate {
             Rate::Max => return None,
             Rate::Total(rate) => self.group.count as f64 / rate,
             Rate::PerDevice(rate) => 1.0 / rate,
         };
-        let period = std::time::Duration::from_secs_f64(seconds);
+        let period = Duration::from_secs_f64(seconds);
         // Their turns are spread evenly.
         Some((period, period.mul_f64(number as f64 / self.group.count as f64)))
     }

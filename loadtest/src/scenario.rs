@@ -390,3 +390,33 @@ impl Group {
         (next > at).then(|| kinds[at % kinds.len()])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_most() {
+        let steady = Retry { first: 1.0, most: 10.0, jitter: false, give_up: 60.0 };
+        let waits = [0, 1, 2, 3, 4, 4_000_000].map(|tries| steady.wait(tries).as_secs_f64());
+        assert_eq!(waits, [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]);
+        let spread = Retry { jitter: true, ..steady };
+        let waits: Vec<_> = (0..100).map(|_| spread.wait(1).as_secs_f64()).collect();
+        assert!(waits.iter().all(|wait| (1.0..=2.0).contains(wait)));
+        assert!(waits.iter().any(|wait| *wait != waits[0]));
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_distribution() {
+        let drawn = |size: &Size| (0..1_000).map(|_| size.draw()).collect::<Vec<_>>();
+        assert!(drawn(&Size::Fixed(7)).iter().all(|size| *size == 7));
+        let uniform = drawn(&Size::Uniform { from: 3, to: 5 });
+        assert!([3, 4, 5].iter().all(|size| uniform.contains(size)));
+        assert!(uniform.iter().all(|size| (3..=5).contains(size)));
+        let weights = vec![(64, 3), (0, 0), (1_024, 1)];
+        let weighted = drawn(&Size::Weighted { weights });
+        let small = weighted.iter().filter(|size| **size == 64).count();
+        assert!((600..900).contains(&small), "{small}");
+        assert_eq!(weighted.iter().filter(|size| **size == 1_024).count(), 1_000 - small);
+    }
+}
