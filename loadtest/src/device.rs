@@ -1,195 +1,260 @@
-//! One device: its connection from dialling to DISCONNECT.
+//! One device, from its first dialling to its last DISCONNECT.
+
+mod https;
+mod misbehave;
+mod mqtt;
+mod outbox;
+mod pace;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use anyhow::{Result, anyhow};
+use rustls::ClientConfig;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::args::Work;
-use crate::fleet::{Phase, Plan};
-use crate::identities;
+use crate::backend::Waiting;
+use crate::fleet::{self, Phase};
+use crate::history::{self, Kind, Line, Pen};
+use crate::http;
 use crate::link::{Link, Scratch};
-use crate::mqtt::{self, Packet};
-use crate::outcome::{Counters, Stats};
-use crate::publisher::Publisher;
+use crate::outcome::{Event, Op, Tally};
+use crate::plan::{Plan, Side};
+use crate::scenario::{Protocol, Tls};
+use crate::target::Throttled;
+use crate::tls::Ticket;
+use outbox::Outbox;
+use pace::Pace;
 
 /// How long a device may take to get from dialling to ready.
 const CONNECT: Duration = Duration::from_secs(60);
 
-/// What the devices of one client thread share.
+/// What devices and back ends of one client thread share.
 pub struct Shared {
     pub plan: Arc<Plan>,
     pub phase: watch::Receiver<Phase>,
-    pub counters: Arc<Counters>,
-    pub stats: RefCell<Stats>,
+    pub tally: Arc<Tally>,
+    pub pen: RefCell<Pen>,
     pub scratch: Scratch,
+    pub waiting: Waiting,
     /// Sockets of devices that dropped their TLS state.
     pub silent: RefCell<Vec<std::net::TcpStream>>,
 }
 
-/// Runs the device with this number to its end.
-pub async fn run(shared: Rc<Shared>, number: usize) {
-    let id = identities::id(&shared.plan.prefix, number);
-    // Boxed and gone once connected: an idle device keeps only what follows.
-    let link = match Box::pin(connect(&shared, number, &id)).await {
-        Ok(link) => link,
-        Err(error) => {
-            *shared.stats.borrow_mut().failed.entry(format!("{error:#}")).or_default() += 1;
-            shared.counters.failed.fetch_add(1, Relaxed);
-            return;
-        }
+pub struct Device {
+    shared: Rc<Shared>,
+    /// Its group, by place in the plan, and its number there.
+    at: (usize, usize),
+    id: String,
+    /// Which of its connections this is.
+    epoch: u32,
+    /// Its TLS session, where that is to be resumed.
+    ticket: Option<Arc<Ticket>>,
+}
+
+/// What connects and serves over a protocol.
+enum Connection {
+    Mqtt(Box<Link>),
+    Https(Box<http::Client>),
+}
+
+/// What a device sends, from one connection to the next.
+struct Work {
+    telemetry: Outbox,
+    reports: Outbox,
+    phase: watch::Receiver<Phase>,
+}
+
+/// How a connection ended, if not before its time.
+enum End {
+    /// The run is over.
+    Stopped,
+    /// To connect again.
+    Again,
+    /// It stays, and nobody looks after it.
+    Silent,
+}
+
+/// Runs the device to its end.
+pub async fn run(
+    shared: Rc<Shared>,
+    side: usize,
+    number: usize,
+    turn: Option<OwnedSemaphorePermit>,
+) {
+    let group = &shared.plan.sides[side].group;
+    let device = Device {
+        id: shared.plan.sides[side].id(number),
+        at: (side, number),
+        epoch: fleet::first_epoch(),
+        ticket: (group.tls == Tls::Resume).then(Arc::default),
+        shared: shared.clone(),
     };
-    if shared.plan.drop_tls {
-        if let Ok(socket) = link.into_socket() {
-            shared.silent.borrow_mut().push(socket);
+    match group.misbehaviour(number) {
+        Some(kind) => {
+            drop(turn);
+            Box::pin(misbehave::run(&device, kind)).await;
         }
-        shared.counters.connected.fetch_add(1, Relaxed);
-        return;
-    }
-    shared.counters.connected.fetch_add(1, Relaxed);
-    if let Err(error) = serve(&shared, link, number, &id).await {
-        *shared.stats.borrow_mut().lost.entry(format!("{error:#}")).or_default() += 1;
-        shared.counters.lost.fetch_add(1, Relaxed);
+        None => device.live(turn).await,
     }
 }
 
-async fn connect(shared: &Shared, number: usize, id: &str) -> Result<Link> {
-    let _turn = shared.plan.connecting.acquire().await?;
-    let start = Instant::now();
-    let ready = timeout(CONNECT, ready(shared, number, id)).await;
-    let link = ready.map_err(|_| anyhow!("not connected within {CONNECT:?}"))??;
-    shared.stats.borrow_mut().connect.record(start.elapsed());
-    Ok(link)
-}
-
-/// Up to the last answer that a device waits for before it is ready.
-async fn ready(shared: &Shared, number: usize, id: &str) -> Result<Link> {
-    let Plan { target, subscribe, keep_alive, .. } = &*shared.plan;
-    let mut link = Link::open(target, &shared.scratch, number, id, *keep_alive).await?;
-    if *subscribe {
-        let filters = [
-            &format!("devices/{id}/messages/devicebound/#"),
-            &format!("{}/POST/#", shared.plan.methods(id)),
-            "$iothub/twin/res/#",
-            "$iothub/twin/PATCH/properties/desired/#",
-        ];
-        let refused = link.subscribe(&shared.scratch, &filters).await?;
-        shared.stats.borrow_mut().filters_refused += refused;
+impl Device {
+    fn side(&self) -> &Side {
+        &self.shared.plan.sides[self.at.0]
     }
-    Ok(link)
-}
 
-/// Publishes and answers as the phases ask for, until the last of them.
-async fn serve(shared: &Shared, mut link: Link, number: usize, id: &str) -> Result<()> {
-    let plan = &*shared.plan;
-    let methods = if plan.work == Work::Call { plan.methods(id) } else { String::new() };
-    let mut phase = shared.phase.clone();
-    let mut publisher = Publisher::new(plan, number, format!("devices/{id}/messages/events/"));
-    publisher.enter(*phase.borrow_and_update());
-    // Earlier than promised, so that a late timer does not cost the connection.
-    let ping_every = Duration::from_secs(u64::from(plan.keep_alive)) * 3 / 4;
-    let mut ping_at = Instant::now() + ping_every;
-    let mut out = Vec::new();
-    loop {
-        let sent = publisher.fill(&mut out)?;
-        shared.counters.sent.fetch_add(sent, Relaxed);
-        if !out.is_empty() {
-            link.send(&out).await?;
-            ping_at = Instant::now() + ping_every;
-            if publisher.is_busy() { out.clear() } else { out = Vec::new() }
+    /// Among all of the scenario: spreads devices over source addresses.
+    fn overall(&self) -> usize {
+        self.side().overall(self.at.1)
+    }
+
+    /// A line of the history.
+    fn note(&self, epoch: u32, sequence: u64, kind: Kind) {
+        let mut pen = self.shared.pen.borrow_mut();
+        if pen.writes() {
+            pen.write(&Line { time: history::now(), device: &self.id, epoch, sequence, kind });
         }
-        let due = publisher.due();
-        let wake =
-            if ping_every.is_zero() { due } else { Some(due.unwrap_or(ping_at).min(ping_at)) };
-        let on_packet = |packet: Packet<'_>| {
-            let acknowledged = match packet {
-                Packet::PublishAck { id } => Some(id),
-                Packet::Publish { id, topic, body } => {
-                    if let Some(id) = id {
-                        mqtt::publish_ack(&mut out, id);
-                    }
-                    if plan.work == Work::Call {
-                        answer_call(&mut out, &methods, topic, body)?;
-                    }
-                    if plan.work == Work::Report { report_taken(topic, body)? } else { None }
-                }
-                _ => None,
-            };
-            if let Some(id) = acknowledged
-                && publisher.acknowledged(id, &mut shared.stats.borrow_mut())
-            {
-                shared.counters.acked.fetch_add(1, Relaxed);
-            }
-            Ok(())
+    }
+
+    /// For its next connection.
+    fn tls(&self) -> Option<Arc<ClientConfig>> {
+        let tls = self.side().tls.as_ref()?;
+        Some(self.ticket.as_ref().map_or_else(|| tls.clone(), |ticket| ticket.resuming(tls)))
+    }
+
+    async fn stopped(&self) {
+        fleet::stopped(&mut self.shared.phase.clone()).await;
+    }
+
+    fn work(&self) -> Work {
+        let side = self.side();
+        let outbox = |op, stream: &crate::scenario::Stream| {
+            let period = stream.rate.and_then(|rate| side.period(rate, self.at.1));
+            Outbox::new(op, stream, Pace::new(stream.rate.is_some(), period))
         };
-        tokio::select! {
-            received = link.receive(&shared.scratch, on_packet) => received?,
-            changed = phase.changed() => {
-                changed?;
-                let now = *phase.borrow_and_update();
-                if let Phase::Stop = now {
-                    link.close().await;
-                    return Ok(());
-                }
-                publisher.enter(now);
+        let mut phase = self.shared.phase.clone();
+        phase.mark_changed();
+        Work {
+            telemetry: outbox(Op::Telemetry, &side.group.telemetry),
+            reports: outbox(Op::Report, &side.group.reports),
+            phase,
+        }
+    }
+
+    async fn live(mut self, mut turn: Option<OwnedSemaphorePermit>) {
+        let shared = self.shared.clone();
+        let tally = &shared.tally;
+        let retry = self.side().retry();
+        // Made once it is connected: an idle device needs none.
+        let mut work: Option<Box<Work>> = None;
+        // Since when it is not connected, and in how many tries.
+        let (mut since, mut tries) = (Instant::now(), 0);
+        // Whether it has not tried since then; whether it never was connected.
+        let (mut begins, mut first) = (true, true);
+        loop {
+            // Boxed and gone once connected: an idle device keeps only what follows.
+            let attempt = Box::pin(self.connect());
+            if std::mem::take(&mut begins) {
+                tally.started(Op::Connect, 1);
             }
-            () = sleep_until(wake.unwrap_or(ping_at)), if wake.is_some() => {
-                if !ping_every.is_zero() && ping_at <= Instant::now() {
-                    out.extend_from_slice(&mqtt::PING);
+            let connected = tokio::select! {
+                connected = attempt => connected,
+                () = self.stopped() => return,
+            };
+            turn.take();
+            let mut lasting = false;
+            match connected {
+                Ok(connection) => {
+                    tally.done(Op::Connect, since.elapsed());
+                    tally.count(Event::Up, 1);
+                    if std::mem::take(&mut first) {
+                        tally.count(Event::Connected, 1);
+                    }
+                    self.note(self.epoch, 0, Kind::Connect);
+                    let ended = self.serve(connection, &mut work).await;
+                    if !matches!(ended, Ok(End::Silent)) {
+                        self.note(self.epoch, 0, Kind::Disconnect);
+                    }
+                    self.epoch += 1;
+                    (since, tries, begins) = (Instant::now(), 0, true);
+                    match ended {
+                        Ok(End::Stopped) => return tally.count(Event::Down, 1),
+                        Ok(End::Silent) => return,
+                        Ok(End::Again) => {
+                            tally.count(Event::Down, 1);
+                            continue;
+                        }
+                        Err(error) => {
+                            tally.lost(&format!("{error:#}"));
+                            if self.side().group.retry.is_none() {
+                                return;
+                            }
+                        }
+                    }
                 }
+                Err(error) => {
+                    let throttled = error.downcast_ref::<Throttled>().is_some();
+                    if throttled {
+                        tally.count(Event::Throttled, 1);
+                    } else {
+                        lasting = self.side().group.retry.is_none();
+                    }
+                    lasting |= since.elapsed().as_secs_f64() > retry.give_up;
+                    if lasting || !throttled {
+                        tally.failed(Op::Connect, &format!("{error:#}"));
+                    }
+                }
+            }
+            if lasting {
+                return tally.count(Event::GaveUp, 1);
+            }
+            tokio::select! {
+                () = sleep(retry.wait(tries)) => tries += 1,
+                () = self.stopped() => return,
             }
         }
     }
-}
 
-/// Answers a method call, if it is one, with what it was called with.
-fn answer_call(out: &mut Vec<u8>, methods: &str, topic: &str, body: &[u8]) -> Result<()> {
-    let call = topic.strip_prefix(methods).and_then(|rest| rest.strip_prefix("/POST/"));
-    let Some((_, rid)) = call.and_then(|call| call.split_once("/?$rid=")) else { return Ok(()) };
-    mqtt::publish(out, &format!("{methods}/res/200/?$rid={rid}"), None, body)
-}
-
-/// The request id of a report that was taken; `None`: this is no answer to a report.
-fn report_taken(topic: &str, body: &[u8]) -> Result<Option<u16>> {
-    let Some(answer) = topic.strip_prefix("$iothub/twin/res/") else { return Ok(None) };
-    let (status, query) = answer.split_once("/?$rid=").context("an answer without request id")?;
-    if status != "204" {
-        bail!("report refused: {status} {}", String::from_utf8_lossy(body));
+    async fn connect(&self) -> Result<Connection> {
+        let connecting = timeout(CONNECT, async {
+            match self.side().group.protocol {
+                Protocol::Mqtt | Protocol::MqttWs => {
+                    Ok(Connection::Mqtt(Box::new(mqtt::connect(self).await?)))
+                }
+                Protocol::Https => Ok(Connection::Https(Box::new(https::connect(self).await?))),
+            }
+        });
+        connecting.await.map_err(|_| anyhow!("not connected within {CONNECT:?}"))?
     }
-    Ok(Some(query.split('&').next().unwrap_or_default().parse()?))
+
+    async fn serve(&self, connection: Connection, work: &mut Option<Box<Work>>) -> Result<End> {
+        match connection {
+            Connection::Mqtt(link) if self.side().group.idle => {
+                self.shared.silent.borrow_mut().push(link.into_socket()?);
+                self.shared.tally.count(Event::Silent, 1);
+                Ok(End::Silent)
+            }
+            Connection::Mqtt(link) => {
+                let work = work.get_or_insert_with(|| Box::new(self.work()));
+                let ended = mqtt::serve(self, link, work).await;
+                work.telemetry.give_up(self);
+                work.reports.give_up(self);
+                ended
+            }
+            Connection::Https(client) => https::serve(self, *client).await,
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_call_is_answered_with_its_payload() -> Result<()> {
-        let mut out = Vec::new();
-        answer_call(&mut out, "$iothub/methods", "$iothub/methods/POST/load/?$rid=a1", b"7")?;
-        let mut want = Vec::new();
-        mqtt::publish(&mut want, "$iothub/methods/res/200/?$rid=a1", None, b"7")?;
-        assert_eq!(out, want);
-        out.clear();
-        for other in ["$iothub/twin/res/204/?$rid=1", "$iothub/methods/POST/load", "x"] {
-            answer_call(&mut out, "$iothub/methods", other, b"7")?;
-        }
-        assert!(out.is_empty());
-        Ok(())
-    }
-
-    #[test]
-    fn only_a_204_is_a_report_taken() -> Result<()> {
-        assert_eq!(report_taken("$iothub/twin/res/204/?$rid=7&$version=3", b"")?, Some(7));
-        assert_eq!(report_taken("$iothub/twin/PATCH/properties/desired/?$version=2", b"{}")?, None);
-        let refused = report_taken("$iothub/twin/res/400/?$rid=7", b"{\"errorCode\":400004}");
-        assert!(refused.is_err_and(|error| error.to_string().contains("400004")));
-        assert!(report_taken("$iothub/twin/res/204/?$rid=x", b"").is_err());
-        Ok(())
+impl Device {
+    /// Of a group of two, in a run that has not begun.
+    pub fn for_tests() -> Result<Self> {
+        let (shared, id) = (fleet::shared_for_tests()?, "load-000000".into());
+        Ok(Self { shared, at: (0, 0), id, epoch: 0, ticket: None })
     }
 }

@@ -1,163 +1,93 @@
-//! All devices of a run: spread over threads, led through phases together.
+//! The devices and back ends of a process: spread over threads, led through phases together.
 
+use std::cell::RefCell;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
-use tokio::sync::{Semaphore, watch};
+use futures_util::future::try_join_all;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
-use crate::args::{Rate, Run, Work};
-use crate::caller;
+use crate::backend;
 use crate::device::{self, Shared};
-use crate::outcome::{Counters, Stats, Totals};
-use crate::target::Target;
+use crate::history::{Pen, Recorder};
+use crate::outcome::{Slice, Tally, Totals};
+use crate::plan::{Plan, Side};
 
-/// What every device of a run knows.
-pub struct Plan {
-    pub target: Target,
-    pub prefix: String,
-    pub devices: usize,
-    pub work: Work,
-    pub rate: Option<Rate>,
-    pub window: u16,
-    pub body: Vec<u8>,
-    pub keep_alive: u16,
-    pub subscribe: bool,
-    pub drop_tls: bool,
-    /// Turns for connecting.
-    pub connecting: Semaphore,
-}
-
-impl Plan {
-    /// For the first `devices` of a run.
-    pub fn of(run: &Run, devices: usize) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self {
-            target: Target::of(&run.hub, &run.broker, run.websocket)?,
-            prefix: run.prefix.clone(),
-            devices,
-            work: run.work,
-            rate: run.rate,
-            window: run.window,
-            body: (0..run.size).map(|at| b"0123456789abcdef"[at % 16]).collect(),
-            keep_alive: if run.idle_drops_tls { 1_170 } else { run.keep_alive },
-            subscribe: !run.no_subscribe,
-            drop_tls: run.idle_drops_tls,
-            connecting: Semaphore::new(run.connecting.max(1)),
-        }))
-    }
-
-    /// What the topics of calls and answers begin with; a broker's devices have one each.
-    pub fn methods(&self, id: &str) -> String {
-        if self.target.hub.is_some() { "$iothub/methods".into() } else { format!("{id}/methods") }
-    }
-
-    #[cfg(test)]
-    pub fn for_tests(window: u16, rate: Option<Rate>) -> Result<Self> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let target = Target {
-            address: ([127, 0, 0, 1], 1).into(),
-            name: "localhost".try_into()?,
-            tls: Arc::new(tls),
-            hub: None,
-            websocket: false,
-        };
-        let connecting = Semaphore::new(1);
-        let (prefix, body, work) = (String::new(), vec![b'x'; 16], Work::Publish);
-        let (devices, keep_alive, subscribe, drop_tls) = (2, 60, false, false);
-        Ok(Self {
-            target,
-            prefix,
-            devices,
-            work,
-            rate,
-            window,
-            body,
-            keep_alive,
-            subscribe,
-            drop_tls,
-            connecting,
-        })
-    }
-}
-
-/// What devices do now.
+/// What devices and back ends do now.
 #[derive(Clone, Copy, Debug)]
 pub enum Phase {
     Idle,
     /// Everyone publishes one message; each time the phase is entered.
     Burst,
-    Publish(Schedule),
+    Work(Schedule),
     /// Everyone disconnects.
     Stop,
 }
 
-/// When to publish, and the part of it that is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     pub start: Instant,
-    pub from: Instant,
     pub until: Instant,
 }
 
-impl Schedule {
-    pub fn measures(&self, now: Instant) -> bool {
-        self.from <= now && now < self.until
+/// A phase for all processes of a run: its times count from when it is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    Idle,
+    Burst,
+    /// For so many seconds.
+    Work(f64),
+}
+
+impl From<Order> for Phase {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Idle => Self::Idle,
+            Order::Burst => Self::Burst,
+            Order::Work(seconds) => {
+                let start = Instant::now();
+                Self::Work(Schedule { start, until: start + Duration::from_secs_f64(seconds) })
+            }
+        }
     }
 }
 
 /// Devices that run.
 pub struct Fleet {
-    threads: Vec<JoinHandle<Result<Stats>>>,
-    counters: Vec<Arc<Counters>>,
+    threads: Vec<JoinHandle<Result<()>>>,
+    tallies: Vec<Arc<Tally>>,
     phase: watch::Sender<Phase>,
+    recorder: Option<Recorder>,
 }
 
 impl Fleet {
-    /// Starts connecting.
-    pub fn start(plan: &Arc<Plan>, threads: usize) -> Result<Self> {
+    /// Starts connecting. `history`: writes one to this file, under this name.
+    pub fn start(plan: Plan, threads: usize, history: Option<(&Path, &str)>) -> Result<Self> {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-        let count = if threads == 0 { processors() } else { threads }.min(plan.devices.max(1));
+        let count = if threads == 0 { processors() } else { threads }.min(plan.devices().max(1));
+        let recorder = history.map(|(path, who)| Recorder::create(path, who)).transpose()?;
         let (phase, follow) = watch::channel(Phase::Idle);
-        let mut fleet = Self { threads: Vec::new(), counters: Vec::new(), phase };
+        let mut fleet = Self { threads: Vec::new(), tallies: Vec::new(), phase, recorder };
+        let plan = Arc::new(plan);
         for thread in 0..count {
+            let tally = Arc::new(Tally::default());
+            fleet.tallies.push(tally.clone());
+            let pen = fleet.recorder.as_ref().map(Recorder::pen).unwrap_or_default();
+            let (plan, phase) = (plan.clone(), follow.clone());
+            let run = move || of_this_thread(plan, phase, tally, pen, thread, count);
             let name = format!("devices-{thread}");
-            fleet.spawn(name, plan, &follow, move |shared| devices(shared, thread, count))?;
-        }
-        if plan.work == Work::Call {
-            fleet.spawn("caller".into(), plan, &follow, caller::run)?;
+            fleet.threads.push(std::thread::Builder::new().name(name).spawn(run)?);
         }
         Ok(fleet)
-    }
-
-    /// A thread with a runtime of its own: devices never move between threads, so that nothing but
-    /// counters is shared.
-    fn spawn<F: Future<Output = Result<()>>>(
-        &mut self,
-        name: String,
-        plan: &Arc<Plan>,
-        phase: &watch::Receiver<Phase>,
-        work: impl FnOnce(Rc<Shared>) -> F + Send + 'static,
-    ) -> Result<()> {
-        let counters = Arc::new(Counters::default());
-        self.counters.push(counters.clone());
-        let (plan, phase) = (plan.clone(), phase.clone());
-        let thread = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (stats, scratch, silent) = Default::default();
-            let shared = Rc::new(Shared { plan, phase, counters, stats, scratch, silent });
-            LocalSet::new().block_on(&runtime, work(shared.clone()))?;
-            Ok(shared.stats.take())
-        };
-        self.threads.push(std::thread::Builder::new().name(name).spawn(thread)?);
-        Ok(())
     }
 
     pub fn enter(&self, phase: Phase) {
@@ -165,38 +95,91 @@ impl Fleet {
     }
 
     pub fn totals(&self) -> Totals {
-        Totals::of(self.counters.iter().map(|counters| &**counters))
+        Totals::of(self.tallies.iter().map(|tally| &**tally))
     }
 
-    /// Disconnects everyone; what they counted.
-    pub fn stop(self) -> Result<Stats> {
+    /// What was counted since the last cut.
+    pub fn cut(&self) -> Slice {
+        let mut slice = Slice::default();
+        self.tallies.iter().for_each(|tally| slice.add(&tally.cut()));
+        slice
+    }
+
+    /// Disconnects everyone; what was counted since the last cut.
+    pub fn stop(mut self) -> Result<Slice> {
         self.enter(Phase::Stop);
-        let mut all = Stats::default();
-        for thread in self.threads {
-            let stats = thread.join().map_err(|_| anyhow!("a client thread panicked"))??;
-            all.add(&stats);
+        for thread in self.threads.drain(..) {
+            thread.join().map_err(|_| anyhow!("a client thread panicked"))??;
         }
-        Ok(all)
+        if let Some(recorder) = self.recorder.take() {
+            // Feedback may still come that nobody reads.
+            recorder.finish(false)?;
+        }
+        Ok(self.cut())
     }
 }
 
-/// Every `threads`th device, to the end of all of them.
-async fn devices(shared: Rc<Shared>, thread: usize, threads: usize) -> Result<()> {
+/// A thread with a runtime of its own: devices never move between threads, so that nothing but
+/// counters is shared.
+fn of_this_thread(
+    plan: Arc<Plan>,
+    phase: watch::Receiver<Phase>,
+    tally: Arc<Tally>,
+    pen: Pen,
+    thread: usize,
+    threads: usize,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (scratch, silent, waiting) = Default::default();
+    let pen = RefCell::new(pen);
+    let shared = Rc::new(Shared { plan, phase, tally, pen, scratch, waiting, silent });
+    let work = async {
+        let sides = 0..shared.plan.sides.len();
+        let devices = sides.map(|side| devices(shared.clone(), side, thread, threads));
+        let back_ends = backend::run(shared.clone(), thread, threads);
+        tokio::try_join!(try_join_all(devices), back_ends)
+    };
+    LocalSet::new().block_on(&runtime, work)?;
+    Ok(())
+}
+
+/// The numbers of a group's devices that run on this thread.
+pub fn of_thread(side: &Side, thread: usize, threads: usize) -> impl Iterator<Item = usize> {
+    let numbers = side.numbers.clone();
+    numbers.filter(move |number| number % threads == thread)
+}
+
+/// A group's devices on this thread, to the end of all of them.
+async fn devices(shared: Rc<Shared>, side: usize, thread: usize, threads: usize) -> Result<()> {
+    let start = Instant::now();
+    let plan = shared.plan.clone();
+    let mut stop = shared.phase.clone();
     let mut devices = JoinSet::new();
-    for number in (thread..shared.plan.devices).step_by(threads) {
-        devices.spawn_local(device::run(shared.clone(), number));
+    for number in of_thread(&plan.sides[side], thread, threads) {
+        let turn = tokio::select! {
+            turn = plan.sides[side].turn(number, start) => turn?,
+            () = stopped(&mut stop) => break,
+        };
+        devices.spawn_local(device::run(shared.clone(), side, number, turn));
+        while let Some(ended) = devices.try_join_next() {
+            ended.context("a device's task panicked")?;
+        }
     }
     while let Some(ended) = devices.join_next().await {
         ended.context("a device's task panicked")?;
     }
     // Silent devices have no task.
-    let _ = shared.phase.clone().wait_for(|phase| matches!(phase, Phase::Stop)).await;
-    let lost = shared.silent.borrow().iter().filter(|socket| !is_open(socket)).count() as u64;
-    if lost > 0 {
-        let reason = "closed by the server (seen at the end)";
-        shared.stats.borrow_mut().lost.insert(reason.into(), lost);
+    stopped(&mut stop).await;
+    let silent = shared.silent.take();
+    for _ in silent.iter().filter(|socket| !is_open(socket)) {
+        shared.tally.lost("closed by the server (seen at the end)");
     }
     Ok(())
+}
+
+/// Until everyone is to stop; also when nobody is there to say so.
+pub async fn stopped(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| matches!(phase, Phase::Stop)).await;
 }
 
 /// Whether the server still holds its side.
@@ -205,4 +188,25 @@ fn is_open(socket: &std::net::TcpStream) -> bool {
         Ok(read) => read > 0,
         Err(error) => error.kind() == ErrorKind::WouldBlock,
     }
+}
+
+/// Of a device's first connection in this process: above those of earlier runs.
+pub fn first_epoch() -> u32 {
+    /// Minutes from 1970 to 2026.
+    const START: u64 = 29_453_760;
+    let minutes = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 60;
+    // Leaves a device 256 connections a minute, until 2057.
+    u32::try_from(minutes.saturating_sub(START)).unwrap_or(0) << 8
+}
+
+#[cfg(test)]
+pub fn shared_for_tests() -> Result<Rc<Shared>> {
+    use crate::scenario::{Group, Scenario};
+    let group = Group { count: 2, ..Group::default() };
+    let scenario = Scenario { groups: vec![group], ..Scenario::default() };
+    let target = Arc::new(crate::target::Target::for_tests()?);
+    let plan = Arc::new(Plan::new(&scenario, &target, &crate::plan::Share::ALL)?);
+    let (_, phase) = watch::channel(Phase::Idle);
+    let (tally, pen, scratch, waiting, silent) = Default::default();
+    Ok(Rc::new(Shared { plan, phase, tally, pen, scratch, waiting, silent }))
 }

@@ -1,28 +1,30 @@
-//! A TLS connection that MQTT packets go over.
+//! A connection that MQTT packets go over.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use anyhow::{Result, anyhow, bail};
-use rustls::pki_types::ServerName;
+use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::identities;
 use crate::mqtt::{self, Connect, Packet};
-use crate::target::Target;
+use crate::plan::Side;
+use crate::rest::API_VERSION;
+use crate::scenario::{Auth, Protocol};
+use crate::target::{Target, Throttled};
+use crate::tls::Stream;
 use crate::websocket::{self, Frames};
 
 /// Where all connections of a thread read into: an idle one holds no buffer.
 pub type Scratch = RefCell<Vec<u8>>;
 
 pub struct Link {
-    stream: TlsStream<TcpStream>,
+    stream: Stream,
     /// The beginning of a packet whose end has not come.
     rest: Vec<u8>,
     /// Over WebSocket.
@@ -33,48 +35,35 @@ impl Link {
     /// Up to CONNACK. `number` spreads connections over source addresses.
     pub async fn open(
         target: &Target,
-        scratch: &Scratch,
+        side: &Side,
+        tls: Option<&Arc<ClientConfig>>,
         number: usize,
         id: &str,
-        keep_alive: u16,
+        scratch: &Scratch,
     ) -> Result<Self> {
-        let socket = target.dial(number).await.map_err(|error| anyhow!("TCP: {error}"))?;
-        let name: ServerName<'static> = target.name.clone();
-        let mut stream = TlsConnector::from(target.tls.clone())
-            .connect(name, socket)
-            .await
-            .map_err(|error| anyhow!("TLS: {error}"))?;
-        let login = target.hub.as_ref();
+        let websocket = side.group.protocol == Protocol::MqttWs;
+        let port = if websocket { target.https_port()? } else { target.mqtt_port(number) };
+        let mut stream = target.connect(port, tls, number).await?;
         let mut frames = None;
-        if let Some(login) = login.filter(|_| target.websocket) {
-            websocket::open(&mut stream, &login.authority).await?;
+        if websocket {
+            websocket::open(&mut stream, &target.hub()?.authority).await?;
             frames = Some(Frames::default());
         }
         let mut link = Self { stream, rest: Vec::new(), frames };
-
-        let mut out = Vec::new();
-        let username =
-            login.map(|login| format!("{}/{id}/?api-version=2021-04-12", login.hostname));
-        // Who shows a certificate sends none.
-        let by_token = login.filter(|login| login.thumbprint.is_none());
-        let password = by_token.map(|login| identities::token(login, id)).transpose()?;
-        let hello = Connect {
-            client_id: id,
-            username: username.as_deref(),
-            password: password.as_deref(),
-            keep_alive,
-            // SDKs ask a hub to keep the session; a broker shall not keep what we leave behind.
-            clean_session: login.is_none(),
-        };
-        mqtt::connect(&mut out, &hello)?;
-        link.send(&out).await?;
+        link.send(&hello(target, side, id, false)?).await?;
         link.answer(scratch, |packet| match packet {
             Packet::ConnectAck { code: 0 } => Ok(()),
+            Packet::ConnectAck { code: 3 } => Err(Throttled.into()),
             Packet::ConnectAck { code } => bail!("CONNACK {code}"),
             other => bail!("{other:?} instead of CONNACK"),
         })
         .await?;
         Ok(link)
+    }
+
+    /// Whether its TLS session is an earlier connection's.
+    pub fn resumed(&self) -> bool {
+        self.stream.resumed()
     }
 
     /// How many of the filters are refused.
@@ -125,7 +114,7 @@ impl Link {
 
     /// The socket alone, TLS forgotten; the server is not told.
     pub fn into_socket(self) -> std::io::Result<std::net::TcpStream> {
-        self.stream.into_inner().0.into_std()
+        self.stream.into_socket().into_std()
     }
 
     /// Waits for bytes and hands over the packets they complete. Nothing is lost by dropping it.
@@ -172,4 +161,24 @@ impl Link {
         self.rest = scratch[at..end].to_vec();
         Poll::Ready(Ok(()))
     }
+}
+
+/// The CONNECT of a device. `bad`: its token is signed with another's key.
+pub fn hello(target: &Target, side: &Side, id: &str, bad: bool) -> Result<Vec<u8>> {
+    let login = target.hub.as_ref();
+    let username = login.map(|login| format!("{}/{id}/?api-version={API_VERSION}", login.hostname));
+    // Who shows a certificate sends none.
+    let by_token = login.filter(|_| side.group.auth == Auth::Sas);
+    let password = by_token.map(|login| identities::token(login, id, bad)).transpose()?;
+    let hello = Connect {
+        client_id: id,
+        username: username.as_deref(),
+        password: password.as_deref(),
+        keep_alive: side.keep_alive(),
+        // SDKs ask a hub to keep the session; a broker shall not keep what we leave behind.
+        clean_session: login.is_none(),
+    };
+    let mut out = Vec::new();
+    mqtt::connect(&mut out, &hello)?;
+    Ok(out)
 }

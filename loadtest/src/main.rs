@@ -1,20 +1,26 @@
 //! `dunlin-loadtest`: many devices on one machine, and what they measure.
 
 mod args;
-mod caller;
+mod backend;
+mod check;
+mod crew;
 mod device;
 mod fleet;
+mod history;
+mod http;
 mod identities;
 mod link;
+mod log_file;
 mod mqtt;
 mod outcome;
+mod plan;
 mod process;
-mod publisher;
 mod report;
 mod rest;
 mod run;
+mod scenario;
 mod target;
-mod text;
+mod tls;
 mod websocket;
 
 use std::process::ExitCode;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use dunlin_auth::connection_string::Signer;
 use dunlin_auth::{ConnectionString, Key};
 use rustls::client::Resumption;
@@ -12,8 +12,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
 
 use crate::args::{Broker, Hub};
+use crate::scenario::Auth;
+use crate::tls::Stream;
 
 /// Connections from one source address: its ports must also last for those of the run before,
 /// which the kernel keeps for a minute.
@@ -42,55 +45,129 @@ impl Login {
 
 /// What devices connect to.
 pub struct Target {
-    pub address: SocketAddr,
-    pub name: ServerName<'static>,
-    pub tls: Arc<ClientConfig>,
+    ip: IpAddr,
+    /// Of MQTT; of several brokers each.
+    ports: Vec<u16>,
+    name: ServerName<'static>,
+    /// Without a certificate of ours. None: no TLS at all, with a broker.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// Of devices that show a certificate.
+    x509_tls: Option<Arc<ClientConfig>>,
     /// `None`: a broker.
     pub hub: Option<Login>,
-    /// Of a hub: by its HTTPS port.
-    pub websocket: bool,
 }
 
+/// The hub asks for less: CONNACK 3.
+#[derive(Debug)]
+pub struct Throttled;
+
+impl std::fmt::Display for Throttled {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("CONNACK 3")
+    }
+}
+
+impl std::error::Error for Throttled {}
+
 impl Target {
-    pub fn of(hub: &Hub, broker: &Broker, websocket: bool) -> Result<Self> {
-        if let Some(broker_at) = &broker.broker {
-            let (host, port) = broker_at.rsplit_once(':').context("--broker takes HOST:PORT")?;
-            let port = port.parse().context("--broker takes HOST:PORT")?;
-            let ca = broker.broker_ca.as_deref().context("--broker-ca is missing")?;
-            return Self::at(host, (port, None), tls(ca, None)?, None);
+    pub fn of(hub: &Hub, broker: &Broker) -> Result<Self> {
+        if let Some(first) = broker.broker.first() {
+            let at = |text: &str| {
+                let (host, port) = text.rsplit_once(':')?;
+                Some((host.to_owned(), port.parse::<u16>().ok()?))
+            };
+            let at = |text| at(text).context("--broker takes HOST:PORT");
+            let (host, port) = at(first)?;
+            let mut ports = vec![port];
+            for other in &broker.broker[1..] {
+                let (other, port) = at(other)?;
+                if other != host {
+                    bail!("--broker: several of them differ in their port only");
+                }
+                ports.push(port);
+            }
+            let tls = broker.broker_ca.as_deref().map(|ca| tls(Some(ca), None)).transpose()?;
+            return Self::at(&host, None, ports, tls);
         }
         let login = login(hub)?;
-        let ca = hub.ca.as_deref().context("set DUNLIN_CA or --ca to the hub's CA certificate")?;
-        let host = login.hostname.clone();
-        let port = if websocket { login.https_port()? } else { hub.mqtt_port };
-        let target = Self::at(&host, (port, hub.address), tls(ca, shown(hub)?)?, Some(login))?;
-        Ok(Self { websocket, ..target })
+        let ca = hub.ca.as_deref();
+        let target =
+            Self::at(&login.hostname, hub.address, vec![hub.mqtt_port], Some(tls(ca, None)?))?;
+        let x509_tls = shown(hub)?.map(|shown| tls(ca, Some(shown))).transpose()?;
+        Ok(Self { x509_tls, hub: Some(login), ..target })
     }
 
     fn at(
         host: &str,
-        (port, address): (u16, Option<IpAddr>),
-        tls: Arc<ClientConfig>,
-        hub: Option<Login>,
+        address: Option<IpAddr>,
+        ports: Vec<u16>,
+        tls: Option<Arc<ClientConfig>>,
     ) -> Result<Self> {
-        let address = match address {
-            Some(ip) => SocketAddr::new(ip, port),
-            None => resolve(host, port)?,
+        let ip = match address {
+            Some(ip) => ip,
+            None => resolve(host)?,
         };
         let name = ServerName::try_from(host.to_owned()).context("not a host name")?;
-        Ok(Self { address, name, tls, hub, websocket: false })
+        Ok(Self { ip, ports, name, tls, x509_tls: None, hub: None })
     }
 
-    /// A TCP connection for the device with this number.
-    pub async fn dial(&self, number: usize) -> std::io::Result<TcpStream> {
-        let socket =
-            if self.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(source) = source(self.address.ip(), number, std::process::id()) {
-            socket.bind(SocketAddr::new(source, 0))?;
+    /// The hub that is driven, where nothing else will do.
+    pub fn hub(&self) -> Result<&Login> {
+        self.hub.as_ref().context("only a hub can do this: leave out --broker")
+    }
+
+    /// Host, and the ports of MQTT.
+    pub fn address(&self) -> String {
+        let ports: Vec<_> = self.ports.iter().map(u16::to_string).collect();
+        format!("{}:{}", self.name.to_str(), ports.join(","))
+    }
+
+    /// For the device with this number.
+    pub fn mqtt_port(&self, number: usize) -> u16 {
+        self.ports[number % self.ports.len()]
+    }
+
+    pub fn https_port(&self) -> Result<u16> {
+        self.hub()?.https_port()
+    }
+
+    /// For devices of this kind.
+    pub fn tls_for(&self, auth: Auth) -> Result<Option<Arc<ClientConfig>>> {
+        match auth {
+            Auth::Sas => Ok(self.tls.clone()),
+            Auth::X509 => {
+                let tls = self.x509_tls.clone();
+                tls.map(Some).context("auth x509 needs --x509 and --x509-key")
+            }
         }
-        let stream = socket.connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    }
+
+    /// A connection for the device with this number, by TLS if there is any.
+    pub async fn connect(
+        &self,
+        port: u16,
+        tls: Option<&Arc<ClientConfig>>,
+        number: usize,
+    ) -> Result<Stream> {
+        let socket = self.dial(port, number).await?;
+        let Some(tls) = tls else { return Ok(Stream::Plain(socket)) };
+        let connecting = TlsConnector::from(tls.clone()).connect(self.name.clone(), socket);
+        let stream = connecting.await.map_err(|error| anyhow!("TLS: {error}"))?;
+        Ok(Stream::Tls(Box::new(stream)))
+    }
+
+    pub async fn dial(&self, port: u16, number: usize) -> Result<TcpStream> {
+        let dial = async {
+            let v4 = self.ip.is_ipv4();
+            let socket = if v4 { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            if let Some(source) = source(self.ip, number, std::process::id()) {
+                socket.bind(SocketAddr::new(source, 0))?;
+            }
+            let stream = socket.connect(SocketAddr::new(self.ip, port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        };
+        dial.await.map_err(|error: std::io::Error| anyhow!("TCP: {error}"))
     }
 }
 
@@ -106,7 +183,7 @@ fn source(target: IpAddr, number: usize, salt: u32) -> Option<IpAddr> {
 }
 
 /// The login of the command line, which must be a shared access policy's.
-pub fn login(hub: &Hub) -> Result<Login> {
+fn login(hub: &Hub) -> Result<Login> {
     let text = hub.login.as_deref().context(
         "set DUNLIN_LOGIN or --login to the hub's owner connection string (or give --broker)",
     )?;
@@ -134,29 +211,37 @@ fn shown(hub: &Hub) -> Result<Option<Shown>> {
 }
 
 /// IPv4 first: a hub on a developer's machine listens on 127.0.0.1.
-pub fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
-    let found: Vec<_> = (host, port)
-        .to_socket_addrs()
-        .with_context(|| format!("cannot resolve {host}; --address names its address"))?
-        .collect();
+fn resolve(host: &str) -> Result<IpAddr> {
+    let found = (host, 0).to_socket_addrs();
+    let found =
+        found.with_context(|| format!("cannot resolve {host}; --address names its address"));
+    let found: Vec<_> = found?.map(|address| address.ip()).collect();
     let v4 = found.iter().find(|address| address.is_ipv4());
     v4.or(found.first()).copied().with_context(|| format!("{host} has no address"))
 }
 
-/// TLS 1.3, the certificate verified, every handshake a full one: a resumed one would measure less.
-pub fn tls(ca: &Path, shown: Option<Shown>) -> Result<Arc<ClientConfig>> {
+/// The certificate verified, by the system's roots if no CA is named. Every handshake is a full one:
+/// `Ticket::resuming` makes another of it.
+fn tls(ca: Option<&Path>, shown: Option<Shown>) -> Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(ca)
-        .with_context(|| format!("cannot read the CA {}", ca.display()))?;
-    for certificate in certificates {
-        roots.add(certificate.with_context(|| format!("{} is not PEM", ca.display()))?)?;
+    match ca {
+        Some(ca) => {
+            let certificates = CertificateDer::pem_file_iter(ca)
+                .with_context(|| format!("cannot read the CA {}", ca.display()))?;
+            for certificate in certificates {
+                roots.add(certificate.with_context(|| format!("{} is not PEM", ca.display()))?)?;
+            }
+        }
+        None => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
     }
     if roots.is_empty() {
-        bail!("{} holds no certificate", ca.display());
+        bail!("no CA certificate to trust: set DUNLIN_CA or --ca to the hub's");
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
     let mut config = match shown {
         Some((certificate, key)) => config.with_client_auth_cert(vec![certificate], key)?,
@@ -164,6 +249,14 @@ pub fn tls(ca: &Path, shown: Option<Shown>) -> Result<Arc<ClientConfig>> {
     };
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+impl Target {
+    /// A broker that is not there.
+    pub fn for_tests() -> Result<Self> {
+        Self::at("localhost", Some(Ipv4Addr::LOCALHOST.into()), vec![1], None)
+    }
 }
 
 #[cfg(test)]

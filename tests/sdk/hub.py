@@ -129,10 +129,23 @@ class Hub:
 
     def cli(self, *args):
         """Runs `dunlin ARGS` against this hub; its standard output."""
-        done = subprocess.run([binary(), *args], env=self._environment(), stdin=subprocess.DEVNULL,
+        return self._run(binary(), *args)
+
+    def loadtest(self, *args):
+        """Runs `dunlin-loadtest ARGS`, which lies beside the hub's binary; its standard output."""
+        return self._run(loadtest_binary(), *args)
+
+    def begin_loadtest(self, *args):
+        """Starts it; the caller ends it."""
+        return subprocess.Popen([loadtest_binary(), *args], env=self._environment(), text=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def _run(self, *command):
+        done = subprocess.run(command, env=self._environment(), stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=60)
         if done.returncode != 0:
-            raise Refused(f"dunlin {' '.join(args)}: {done.returncode}: {done.stderr.strip()}")
+            name = os.path.basename(command[0])
+            raise Refused(f"{name} {' '.join(command[1:])}: {done.returncode}: {done.stderr.strip()}")
         return done.stdout
 
     def create_device(self, device_id):
@@ -201,3 +214,7 @@ class Hub:
 
 def binary():
     return os.environ["DUNLIN_BIN"]
+
+
+def loadtest_binary():
+    return os.path.join(os.path.dirname(binary()), "dunlin-loadtest")

@@ -1,11 +1,14 @@
 //! `cargo xtask bench`: measures the release binary, peers beside it, and prints a table.
 //! docs/measurements.md says what each figure means and what it leaves out.
 
+mod c2d;
+mod https;
 mod idle;
 mod method;
 mod peers;
 mod publish;
 mod registry;
+mod sqlite;
 mod start;
 mod turn;
 mod twin;
@@ -21,12 +24,21 @@ use crate::{Result, process, workspace};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
+    C2d,
+    Https,
     Idle,
     Method,
     Publish,
     Registry,
     Start,
     Twin,
+}
+
+impl What {
+    /// Whether it works for so many seconds a turn.
+    fn is_timed(self) -> bool {
+        !matches!(self, Self::Idle | Self::Registry | Self::Start)
+    }
 }
 
 /// Numbers left out are the measurement's own.
@@ -47,6 +59,8 @@ pub struct Options {
 impl Options {
     pub fn parse(args: &[String]) -> Result<Self> {
         let (what, rest) = match args.split_first().map(|(what, rest)| (what.as_str(), rest)) {
+            Some(("c2d", rest)) => (What::C2d, rest),
+            Some(("https", rest)) => (What::Https, rest),
             Some(("idle", rest)) => (What::Idle, rest),
             Some(("method", rest)) => (What::Method, rest),
             Some(("publish", rest)) => (What::Publish, rest),
@@ -55,7 +69,8 @@ impl Options {
             Some(("twin", rest)) => (What::Twin, rest),
             _ => {
                 return Err(
-                    "bench takes one of idle, method, publish, registry, start, twin".into()
+                    "bench takes one of c2d, https, idle, method, publish, registry, start, twin"
+                        .into(),
                 );
             }
         };
@@ -71,11 +86,11 @@ impl Options {
         let mut rest = rest.iter();
         while let Some(arg) = rest.next() {
             let number = match (arg.as_str(), what) {
-                ("--pin", What::Idle | What::Method | What::Publish) => {
+                ("--pin", What::C2d | What::Https | What::Idle | What::Method | What::Publish) => {
                     options.pin = true;
                     continue;
                 }
-                ("--seconds", What::Method | What::Publish | What::Twin) => &mut options.seconds,
+                ("--seconds", what) if what.is_timed() => &mut options.seconds,
                 ("--rounds", _) => &mut options.rounds,
                 ("--websocket", What::Idle) => {
                     options.websocket = true;
@@ -103,6 +118,8 @@ pub fn run(options: &Options) -> Result<bool> {
     let bench = Bench::new(options.pin)?;
     println!("{}", machine());
     let outcome = match options.what {
+        What::C2d => c2d::run(&bench, options),
+        What::Https => https::run(&bench, options),
         What::Idle => idle::run(&bench, options),
         What::Method => method::run(&bench, options),
         What::Publish => publish::run(&bench, options),
@@ -257,6 +274,7 @@ mod tests {
             "start --pin",
             "start --devices 5",
             "twin --pin",
+            "registry --seconds 1",
             "publish --websocket",
             "idle --devices 0",
             "idle 5",

@@ -28,7 +28,7 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
     client.args(["--devices", &devices, "--burst", &bursts, "--hold", "10"]);
     client.args(["--keep-alive", "1170", "--watch", &hub.server.pid().to_string()]);
     if options.websocket {
-        client.arg("--websocket");
+        client.args(["--protocol", "mqtt-ws"]);
     }
     let clean = run_shown(&mut client)?;
     rollup(hub.server.pid())?;

@@ -13,7 +13,8 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
     let devices = options.devices.unwrap_or(DEVICES).to_string();
     let seconds = options.seconds.unwrap_or(SECONDS).to_string();
     let rounds = options.rounds.unwrap_or(ROUNDS);
-    let what = ["--work", "call", "--size", "64"];
+    // The caller is one, and calls devices of its own thread.
+    let what = ["--work", "call", "--size", "64", "--threads", "1"];
     let sides = Sides::measure(bench, &devices, &seconds, rounds, &what)?;
     println!("\n{devices} devices, one caller, one call at a time, medians; p99 in brackets");
     sides.table(|turn| turn.p99);

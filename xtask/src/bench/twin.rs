@@ -2,17 +2,12 @@
 //! of a copy of the same database, one transaction and its sync each (the idea of target P8).
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
-use std::process::Command;
-use std::time::Instant;
 
 use super::peers::{Certificate, hub};
+use super::sqlite::Sqlite;
 use super::turn::{Turn, create, ratio, table, turn, with_hub};
 use super::{Bench, Options};
 use crate::Result;
-use crate::process::output;
-use crate::server::{install, runs};
 
 const DEVICES: u32 = 1_000;
 const SECONDS: u32 = 10;
@@ -21,15 +16,13 @@ const ROUNDS: u32 = 3;
 const UPDATES: u32 = 2_000;
 
 pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
-    install("sqlite3", || runs("sqlite3", "--version"), "sqlite3")?;
     let certificate = Certificate::create(&bench.folder)?;
     let data = bench.folder.join("data");
     let count = options.devices.unwrap_or(DEVICES);
     let devices = count.to_string();
     let seconds = options.seconds.unwrap_or(SECONDS).to_string();
     create(bench, &data, &certificate, &devices)?;
-    let script = bench.folder.join("updates.sql");
-    fs::write(&script, updates(count)?).map_err(|error| format!("cannot write: {error}"))?;
+    let sqlite = Sqlite::new(bench, &updates(count)?, UPDATES)?;
 
     let (mut peer, mut own) = (Vec::new(), Vec::new());
     for round in 1..=options.rounds.unwrap_or(ROUNDS) {
@@ -40,11 +33,7 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
         own.push(turn(bench, &mut client, hub.server.pid(), &seconds)?);
         hub.server.stop()?;
 
-        // Rows as long as those the hub has just written.
-        let copy = bench.folder.join("copy.sqlite");
-        fs::copy(data.join("hub.sqlite"), &copy)
-            .map_err(|error| format!("cannot copy the database: {error}"))?;
-        peer.push(updates_per_second(&copy, &script)?);
+        peer.push(sqlite.changes_per_second(bench, &data)?);
         println!("round {round}: sqlite3, {UPDATES} updates: {:.0}/s", peer[peer.len() - 1]);
     }
     println!(
@@ -74,18 +63,6 @@ fn updates(devices: u32) -> Result<String> {
     }
     sql.push_str("SELECT total_changes();\n");
     Ok(sql)
-}
-
-fn updates_per_second(database: &Path, script: &Path) -> Result<f64> {
-    let mut shell = Command::new("sqlite3");
-    shell.arg("-bail").arg(database).arg(format!(".read {}", script.display()));
-    let begun = Instant::now();
-    let changed = output(&mut shell)?;
-    let seconds = begun.elapsed().as_secs_f64();
-    if changed != UPDATES.to_string() {
-        return Err(format!("sqlite3 updated {changed} rows, not {UPDATES}"));
-    }
-    Ok(f64::from(UPDATES) / seconds)
 }
 
 #[cfg(test)]

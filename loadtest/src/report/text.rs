@@ -2,40 +2,42 @@
 
 use std::io::{self, Write};
 
-use crate::args::{Rate, Work};
+use super::{Connecting, Latency, Operation, Publishing, Report, Sample, Silence};
+use crate::outcome::{Op, Reasons};
 use crate::process::Memory;
-use crate::report::{Connecting, Latency, Publishing, Report, Sample, Silence};
 
 impl Report {
-    pub fn text(&self, out: &mut impl Write, rate: Option<Rate>) -> io::Result<()> {
-        let Connecting { connect_seconds, connects_per_s, .. } = self.connecting;
-        let connected = self.connected;
-        writeln!(out, "connected {connected} of {} to the {}", self.devices, self.target)?;
-        writeln!(
-            out,
-            "  in {connect_seconds:.2} s, {connects_per_s:.0}/s; processor time each: client {:.0} us{}",
-            self.connecting.client_cpu_us_per_connect,
-            or_nothing(self.connecting.server_cpu_us_per_connect, |us| format!(
-                ", server {us:.0} us"
-            ))
-        )?;
-        latency(out, &self.connect_ms)?;
-        for (what, reasons) in [("failed", &self.failed), ("lost", &self.lost)] {
-            for (reason, count) in reasons {
-                writeln!(out, "  {what} {count}: {reason}")?;
-            }
+    pub fn text(&self, out: &mut impl Write) -> io::Result<()> {
+        let (head, connected) = (&self.head, self.connected);
+        writeln!(out, "connected {connected} of {} to the {}", head.devices, head.target)?;
+        if let Some(Connecting {
+            connect_seconds,
+            connects_per_s,
+            client_cpu_us_per_connect: client,
+            server_cpu_us_per_connect: server,
+        }) = self.connecting
+        {
+            writeln!(
+                out,
+                "  in {connect_seconds:.2} s, {connects_per_s:.0}/s; processor time each: client \
+                 {client:.0} us{}",
+                or_nothing(server, |us| format!(", server {us:.0} us"))
+            )?;
         }
+        for (op, operation) in &self.ops {
+            operation.text(out, *op == Op::Connect)?;
+        }
+        reasons(out, "lost", &self.lost)?;
         if self.filters_refused > 0 {
             writeln!(out, "  subscriptions not granted: {}", self.filters_refused)?;
         }
-        if let (Some(bursts), Some(burst_ms)) = (&self.bursts, &self.burst_ms) {
+        if let Some(bursts) = &self.bursts {
             let seconds: Vec<_> =
                 bursts.burst_seconds.iter().map(|seconds| format!("{seconds:.2}")).collect();
             writeln!(out, "bursts of one message each: {} s", seconds.join(", "))?;
-            latency(out, burst_ms)?;
         }
         if let Some(publishing) = &self.publishing {
-            publishing.text(out, self, rate)?;
+            publishing.text(out)?;
         }
         if let Some(Silence { silence_seconds, silence_server_cpu_percent }) = &self.silence {
             writeln!(
@@ -43,9 +45,6 @@ impl Report {
                 "silent for {silence_seconds:.0} s: server {silence_server_cpu_percent:.2} % of a \
                  processor"
             )?;
-        }
-        if let Some(publish_ms) = &self.publish_ms {
-            latency(out, publish_ms)?;
         }
         let (sent, acked, stray) = (self.sent, self.acked, self.stray_acks);
         if sent > 0 {
@@ -56,21 +55,27 @@ impl Report {
     }
 }
 
+impl Operation {
+    fn text(&self, out: &mut impl Write, connecting: bool) -> io::Result<()> {
+        if !connecting {
+            writeln!(out, "{}: {} of {} done", self.name, self.done, self.started)?;
+        }
+        if let Some(Latency { p50, p90, p99, p999, max }) = self.ms {
+            writeln!(
+                out,
+                "  ms: p50 {p50:.2}, p90 {p90:.2}, p99 {p99:.2}, p99.9 {p999:.2}, max {max:.2}"
+            )?;
+        }
+        reasons(out, "failed", &self.failed)
+    }
+}
+
 impl Publishing {
-    fn text(&self, out: &mut impl Write, run: &Report, rate: Option<Rate>) -> io::Result<()> {
-        let pace = match rate {
-            Some(Rate::PerSecond(rate)) => format!("{rate} a second asked for"),
-            _ => format!("window {}", run.window),
-        };
-        let did = match run.work {
-            Work::Publish => "published",
-            Work::Report => "reported",
-            Work::Call => "called",
-        };
+    fn text(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(
             out,
-            "{did} {}, {} bytes each, in {:.1} s, {pace}: {:.0}/s",
-            self.measured_acked, run.size, self.measured_seconds, self.messages_per_s
+            "measured {} in {:.1} s: {:.0}/s",
+            self.measured_acked, self.measured_seconds, self.messages_per_s
         )?;
         write!(out, "  processor time each: client {:.2} us", self.client_cpu_us_per_message)?;
         if let (Some(all), Some(user), Some(system), Some(cores), Some(switches)) = (
@@ -90,13 +95,20 @@ impl Publishing {
     }
 }
 
-fn or_nothing(value: Option<f64>, show: impl Fn(f64) -> String) -> String {
-    value.map(show).unwrap_or_default()
+fn reasons(out: &mut impl Write, what: &str, reasons: &Reasons) -> io::Result<()> {
+    for (reason, count) in reasons.iter() {
+        writeln!(out, "  {what} {count}: {}", harmless(reason))?;
+    }
+    Ok(())
 }
 
-fn latency(out: &mut impl Write, latency: &Latency) -> io::Result<()> {
-    let Latency { p50, p90, p99, p999, max } = latency;
-    writeln!(out, "  ms: p50 {p50:.2}, p90 {p90:.2}, p99 {p99:.2}, p99.9 {p999:.2}, max {max:.2}")
+/// Text from outside, without what moves a terminal's cursor.
+pub fn harmless(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
+fn or_nothing(value: Option<f64>, show: impl Fn(f64) -> String) -> String {
+    value.map(show).unwrap_or_default()
 }
 
 fn memory(out: &mut impl Write, samples: &[Sample]) -> io::Result<()> {
