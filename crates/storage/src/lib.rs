@@ -1,5 +1,6 @@
 //! The ports: what the hub keeps, as traits whose doc comments are their specification.
-//! Each has an embedded side here and a conformance suite that every side must pass.
+//! Each has an embedded side here, some a side for a cluster beside it, and a conformance suite
+//! that every side must pass.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,6 +8,7 @@ pub mod command_queue;
 pub mod device_store;
 pub mod error;
 pub mod event_log;
+pub mod postgres;
 pub mod presence;
 pub mod sqlite;
 pub mod twin_store;

@@ -102,7 +102,7 @@ struct Checker<'a> {
 
 /// `open`: the stores as a new process finds them.
 pub async fn every_message_ends_once<'a>(
-    open: &dyn Fn() -> Stores,
+    open: impl AsyncFn() -> Stores,
     draw: &'a mut Draw<'a>,
     steps: usize,
 ) {
@@ -114,14 +114,14 @@ pub async fn every_message_ends_once<'a>(
     let model = Model { rules, queues: BTreeMap::new(), ends: BTreeMap::new(), single: Vec::new() };
     let (held, batches, told) = (Vec::new(), BTreeMap::new(), Vec::new());
     let mut checker = Checker { draw, model, now: NOW, next: 1, held, batches, told };
-    let mut stores = open();
+    let mut stores = open().await;
     for device in DEVICES {
         stores.create(device).await;
     }
     for _ in 0..steps {
         if checker.one_of(40) == 0 {
             drop(stores);
-            stores = open();
+            stores = open().await;
         }
         checker.step(&stores).await;
     }

@@ -1,0 +1,165 @@
+//! Servers that are absent, refuse, hang, or end connections in the middle of work.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::StoreError;
+
+async fn refused(config: &PostgresConfig) -> String {
+    let error = Postgres::open(config).await.err().expect("refused").to_string();
+    assert!(!error.contains("secret"), "{error}");
+    error
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_used_is_named_and_its_password_is_not() {
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let absent = nobody.local_addr().expect("an address");
+    drop(nobody);
+    let refusing = proxy::refusing().await;
+    for (address, why) in [(absent, "refused"), (refusing, "password authentication failed")] {
+        let url = format!("postgres://me:secret@{address}/db");
+        let error = refused(&PostgresConfig::new(url)).await;
+        assert!(error.contains(&format!("{address}/db")) && error.contains(why), "{error}");
+    }
+    let url: tokio_postgres::Config = server().parse().expect("a URL");
+    let (user, port) = (url.get_user().unwrap_or("postgres"), url.get_ports()[0]);
+    let url = format!("postgres://{user}@127.0.0.1:{port}/no_such_database");
+    let error = refused(&PostgresConfig::new(url)).await;
+    assert!(error.contains("\"no_such_database\" does not exist"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_is_refused() {
+    let place = Place::create().await;
+    drop(place.open().await);
+    let mut config = place.config();
+    config.url += "%20-c%20default_transaction_read_only%3Don";
+    let error = refused(&config).await;
+    assert!(error.contains("does not allow writes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_not_waited_for_long() {
+    let address = proxy::silent().await;
+    let url = format!("postgres://me:secret@{address}/db");
+    let deadline = Duration::from_millis(100);
+    let error = refused(&PostgresConfig { deadline, ..PostgresConfig::new(url) }).await;
+    assert!(error.contains(&address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn what_hangs_is_unavailable_until_it_does_not() {
+    let place = Place::create().await;
+    let deadline = Duration::from_millis(500);
+    let config = PostgresConfig { deadline, ..place.config() };
+    let stores = Stores::on(Postgres::open(&config).await.expect("open"));
+    stores.create(&["d"]).await;
+    let mut holder = administrator().await;
+    let held = holder.transaction().await.expect("begin");
+    let lock = format!("LOCK TABLE {0}.twin, {0}.command IN ACCESS EXCLUSIVE MODE", place.schema);
+    held.batch_execute(&lock).await.expect("held");
+    let is_unavailable = |error: StoreError| assert!(error.retryable(), "{error:?}");
+    is_unavailable(stores.report("d", 1).await.expect_err("it hangs"));
+    is_unavailable(stores.twins.twin_get(&id("d")).await.expect_err("it hangs"));
+    let sent = stores.queue.command_send("d", command("1"), NOW, &rules()).await;
+    is_unavailable(sent.expect_err("it hangs"));
+    // What is locked hinders nobody else.
+    stores.devices.identity_get(&id("d")).await.expect("get");
+    held.commit().await.expect("released");
+    assert_eq!(stores.report("d", 2).await.expect("report"), 2);
+}
+
+/// Ends every connection of the hub on these tables; returns how many there were.
+async fn kill(place: &Place) -> usize {
+    let sql = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+               WHERE application_name = $1";
+    administrator().await.query(sql, &[&place.schema]).await.expect("killed").len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_that_were_ended_are_not_noticed() {
+    let place = Place::create().await;
+    let stores = Stores::on(place.open().await);
+    stores.create(&["d"]).await;
+    for n in 1..20 {
+        stores.report("d", n).await.expect("report");
+        stores.devices.identity_get(&id("d")).await.expect("get");
+        stores.queue.command_send("d", command("1"), NOW, &rules()).await.expect("send");
+        assert_ne!(kill(&place).await, 0);
+    }
+    assert_eq!(stores.report("d", 20).await.expect("report"), 21);
+}
+
+/// Connections end at random moments while devices report and are sent to: who was told of success
+/// has had it, each failure is one that says so, and nobody has to be started anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_connections_end() {
+    const DEVICES: [&str; 4] = ["a", "b", "c", "d"];
+    let place = Place::create().await;
+    let stores = Arc::new(Stores::on(place.open().await));
+    stores.create(&DEVICES).await;
+    let rules = Arc::new(crate::command_queue::Rules { depth: 100_000, ..rules() });
+    let over = Arc::new(AtomicBool::new(false));
+    let devices = DEVICES.map(|device| {
+        let (stores, over, rules) = (Arc::clone(&stores), Arc::clone(&over), Arc::clone(&rules));
+        tokio::spawn(async move {
+            let (mut reported, mut sent, mut failed) = (BTreeSet::new(), Vec::new(), 0);
+            for n in 0.. {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                // Few keys, or the twin would become too large.
+                let outcome = stores.report(device, n % 100).await;
+                match outcome {
+                    Ok(version) => drop(reported.insert((n % 100, version))),
+                    Err(error) => {
+                        assert!(error.retryable(), "{error:?}");
+                        failed += 1;
+                    }
+                }
+                let id = command(&n.to_string());
+                match stores.queue.command_send(device, id, NOW, &rules).await {
+                    Ok(sequence) => sent.push((n.to_string(), sequence)),
+                    Err(error) => assert!(error.retryable(), "{error:?}"),
+                }
+            }
+            (device, reported, sent, failed)
+        })
+    });
+    let mut killed = 0;
+    while killed < 100 {
+        killed += kill(&place).await;
+        tokio::task::yield_now().await;
+    }
+    over.store(true, Ordering::Relaxed);
+    let mut acknowledged = 0;
+    for device in devices {
+        let (device, reported, sent, failed) = device.await.expect("joined");
+        let twin = stores.twins.twin_get(&id(device)).await.expect("get").expect("it exists").twin;
+        let versions: BTreeSet<_> = reported.iter().map(|(_, version)| *version).collect();
+        assert_eq!(versions.len(), reported.len(), "each had a version of its own");
+        for (n, _) in &reported {
+            assert!(twin.reported.properties.contains_key(&format!("k{n}")), "{device}: {n}");
+        }
+        assert!(versions.last().is_none_or(|last| *last <= twin.reported.version));
+        assert!(twin.reported.version <= 1 + reported.len() as u64 + failed, "no more than asked");
+        let tokens = (0..sent.len() as u128 * 2 + 100)
+            .map(|n| dunlin_model::command::LockToken::from_bytes(n.to_be_bytes()));
+        let queued = stores
+            .queue
+            .command_lease(device, 1, tokens.collect(), usize::MAX, NOW, &rules)
+            .await
+            .expect("lease");
+        let queued: BTreeSet<_> = queued
+            .into_iter()
+            .map(|one| (one.command.message_id.unwrap_or_default(), one.sequence))
+            .collect();
+        for message in &sent {
+            assert!(queued.contains(message), "{device}: {message:?}");
+        }
+        acknowledged += reported.len() + sent.len();
+    }
+    assert_ne!(acknowledged, 0);
+}
