@@ -6,6 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub mod command_queue;
 pub mod device_store;
+#[cfg(test)]
+mod differential;
 pub mod error;
 pub mod event_log;
 pub mod postgres;
