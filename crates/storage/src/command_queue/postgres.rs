@@ -28,11 +28,12 @@ pub struct PostgresCommandQueue {
 }
 
 impl PostgresCommandQueue {
+    /// Within the runtime that is to do its work.
     pub fn new(postgres: &Postgres) -> Self {
         Self {
             postgres: postgres.clone(),
-            probes: Batcher::new(postgres, Probes, 2),
-            changes: Batcher::new(postgres, Changes, 4),
+            probes: Batcher::new(postgres, Probes),
+            changes: Batcher::new(postgres, Changes),
         }
     }
 

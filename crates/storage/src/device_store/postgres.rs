@@ -1,6 +1,6 @@
 //! `DeviceStore` on Postgres.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use dunlin_model::{Identity, Session as Kept};
@@ -29,11 +29,12 @@ pub struct PostgresDeviceStore {
 }
 
 impl PostgresDeviceStore {
+    /// Within the runtime that is to do its work.
     pub fn new(postgres: &Postgres) -> Self {
         Self {
             postgres: postgres.clone(),
-            reads: Batcher::new(postgres, Reads, 2),
-            connections: Batcher::new(postgres, Connections, 2),
+            reads: Batcher::new(postgres, Reads),
+            connections: Batcher::new(postgres, Connections),
         }
     }
 
@@ -80,8 +81,9 @@ impl DeviceStore for PostgresDeviceStore {
     ) -> Result<Vec<StoredIdentity>, StoreError> {
         let sql = rows::select!(
             "",
-            "identity i",
-            "WHERE i.module_id = '' AND i.device_id > $1 ORDER BY i.device_id LIMIT $2"
+            "(SELECT * FROM identity WHERE module_id = '' AND device_id > $1
+                 ORDER BY device_id LIMIT $2) i",
+            "ORDER BY i.device_id"
         );
         let top = i64::try_from(top).unwrap_or(i64::MAX);
         self.identities("device_list", sql, after, top).await
@@ -114,8 +116,6 @@ impl DeviceStore for PostgresDeviceStore {
             .await
     }
 
-    /// A report on all connections at once locks more than those of one device: such a call stands
-    /// alone.
     async fn connections_record(
         &self,
         reports: Vec<ConnectionReport>,
@@ -209,9 +209,7 @@ impl Work for Reads {
                 JOIN identity i USING (device_id, module_id)",
             ""
         );
-        let mut wanted: Vec<_> = calls.iter().collect();
-        wanted.sort_unstable();
-        wanted.dedup();
+        let wanted: BTreeSet<_> = calls.iter().collect();
         let Keys { devices, modules } = wanted.into_iter().collect();
         let mut found = HashMap::new();
         for row in session.read(sql, &[&devices, &modules]).await? {

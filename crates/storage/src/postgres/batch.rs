@@ -17,6 +17,10 @@ use crate::StoreError;
 /// Calls in one batch: bounds how long the first of them waits for the last.
 const GROUP: usize = 256;
 
+/// Batches of one kind that are under way at once, each on a connection of its own: one is worked on
+/// while another waits for its commit. More of them are smaller ones (`examples/postgres_rates`).
+const LANES: u64 = 2;
+
 /// How calls of one kind are done together.
 #[async_trait]
 pub(crate) trait Work: Send + Sync + 'static {
@@ -44,22 +48,21 @@ pub(crate) struct Batcher<W: Work> {
 }
 
 impl<W: Work> Batcher<W> {
-    /// Each lane has a connection while it works.
-    pub(crate) fn new(postgres: &Postgres, work: W, lanes: usize) -> Self {
+    pub(crate) fn new(postgres: &Postgres, work: W) -> Self {
         let work = Arc::new(work);
         let lane = |_| {
             let (sender, queue) = mpsc::unbounded_channel();
             tokio::spawn(drain(postgres.clone(), Arc::clone(&work), queue));
             sender
         };
-        Self { lanes: (0..lanes).map(lane).collect() }
+        Self { lanes: (0..LANES).map(lane).collect() }
     }
 
     /// It is done even if the caller stops waiting.
     pub(crate) async fn call(&self, device: &str, call: W::Call) -> Result<W::Answer, StoreError> {
         let mut hasher = DefaultHasher::new();
         device.hash(&mut hasher);
-        let lane = hasher.finish() % self.lanes.len().max(1) as u64;
+        let lane = hasher.finish() % LANES;
         let (reply, answer) = oneshot::channel();
         let sent = usize::try_from(lane).ok().and_then(|lane| self.lanes.get(lane));
         let sent = sent.is_some_and(|lane| lane.send(Waiting { call, reply }).is_ok());

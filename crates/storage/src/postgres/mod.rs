@@ -34,13 +34,14 @@ pub struct PostgresConfig {
     pub url: String,
     /// Connections of this process, at most. They are made when they are needed.
     pub connections: usize,
-    /// How long an operation may take, waiting for a connection included.
+    /// How long an operation may take, waiting for a connection included. Less than calls between
+    /// roles may: who waits is told what failed.
     pub deadline: Duration,
 }
 
 impl PostgresConfig {
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), connections: 16, deadline: Duration::from_secs(10) }
+        Self { url: url.into(), connections: 16, deadline: Duration::from_secs(5) }
     }
 }
 
@@ -87,7 +88,11 @@ impl Postgres {
         let shared = Shared { pool, deadline: config.deadline, trips: Mutex::default() };
         let postgres = Self(Arc::new(shared));
         let client = postgres.connection().await.map_err(unusable)?;
-        let found = prepare(&client).await.map_err(unusable)?;
+        let answered = timeout(config.deadline, check_encoding(&client));
+        let late = |_| format!("no answer within {:?}", config.deadline);
+        answered.await.map_err(late).and_then(|checked| checked).map_err(unusable)?;
+        let migrated = migrations::migrate(&client).await;
+        let found = migrated.map_err(|error| unusable(chain(&error)))?;
         // Its session was told that a statement may take forever.
         drop(Object::take(client));
         let known = migrations::known();
@@ -146,18 +151,16 @@ fn options(deadline: Duration, given: Option<&str>) -> String {
     format!("{given} -c statement_timeout={millis} -c idle_in_transaction_session_timeout={millis}")
 }
 
-/// Migrates, and returns the schema's version. The error says what to do.
-async fn prepare(client: &Object) -> Result<usize, String> {
-    let text = |error: tokio_postgres::Error| chain(&error);
-    let row = client.query_one("SHOW server_encoding", &[]).await.map_err(text)?;
-    let encoding: String = row.get(0);
-    if encoding != "UTF8" {
-        return Err(format!(
-            "its encoding is {encoding}: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE \
+/// The error says what to do.
+async fn check_encoding(client: &Object) -> Result<(), String> {
+    let row = client.query_one("SHOW server_encoding", &[]).await.map_err(|e| chain(&e))?;
+    match row.get(0) {
+        "UTF8" => Ok(()),
+        other => Err(format!(
+            "its encoding is {other}: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE \
              template0"
-        ));
+        )),
     }
-    migrations::migrate(client).await.map_err(text)
 }
 
 pub(crate) fn unavailable(

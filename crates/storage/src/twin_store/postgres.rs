@@ -1,6 +1,6 @@
 //! `TwinStore` on Postgres: rows of `twin`, which `DeviceStore` makes and removes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use dunlin_model::Identity;
@@ -24,11 +24,9 @@ pub struct PostgresTwinStore {
 }
 
 impl PostgresTwinStore {
+    /// Within the runtime that is to do its work.
     pub fn new(postgres: &Postgres) -> Self {
-        Self {
-            reads: Batcher::new(postgres, Reads, 2),
-            changes: Batcher::new(postgres, Changes, 4),
-        }
+        Self { reads: Batcher::new(postgres, Reads), changes: Batcher::new(postgres, Changes) }
     }
 }
 
@@ -89,12 +87,10 @@ impl Work for Reads {
                 JOIN identity i USING (device_id, module_id)",
             "JOIN twin t USING (device_id, module_id)"
         );
-        let mut wanted: Vec<_> = calls.iter().collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let keys: Keys<'_> = wanted.into_iter().collect();
+        let wanted: BTreeSet<_> = calls.iter().collect();
+        let Keys { devices, modules } = wanted.into_iter().collect();
         let mut found = HashMap::new();
-        for row in session.read(sql, &[&keys.devices, &keys.modules]).await? {
+        for row in session.read(sql, &[&devices, &modules]).await? {
             let mut identity = identities::from_row(&row)?;
             identity.credentials = Vec::new();
             let stored = StoredTwin { twin: rows::from_row(&row)?, identity };

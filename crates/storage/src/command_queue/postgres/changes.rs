@@ -1,6 +1,6 @@
 //! Changes of queues, many in one transaction: lock and read, apply in memory, write and commit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use dunlin_model::Command;
@@ -57,9 +57,8 @@ impl Work for Changes {
         session: &Session,
         calls: &[Change],
     ) -> Result<Vec<Result<Changed, StoreError>>, Fault> {
-        let mut devices: Vec<_> = calls.iter().map(|call| &*call.device).collect();
-        devices.sort_unstable();
-        devices.dedup();
+        let devices: BTreeSet<_> = calls.iter().map(|call| &*call.device).collect();
+        let devices: Vec<_> = devices.into_iter().collect();
         let mut held = hold(session, &devices).await?;
         let mut sent = HashMap::new();
         let applied: Vec<_> =
@@ -92,11 +91,10 @@ pub(super) async fn sweep(
 ) -> Result<Swept, Fault> {
     let sql = "SELECT DISTINCT device_id FROM command WHERE due <= $1 LIMIT $2";
     let due = session.read(sql, &[&now, &most]).await?;
-    let mut devices: Vec<&str> = due.iter().map(|row| row.get(0)).collect();
+    let devices: Vec<&str> = due.iter().map(|row| row.get(0)).collect();
     if devices.is_empty() {
         return Ok(Swept::default());
     }
-    devices.sort_unstable();
     let mut held = hold(session, &devices).await?;
     let mut swept = Swept { looked: devices.len(), returned: Vec::new() };
     for (device, held) in &mut held {

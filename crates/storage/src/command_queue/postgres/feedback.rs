@@ -83,7 +83,8 @@ async fn hand_out(
         },
     };
     let lock = "UPDATE feedback_batch SET lock_token = $2, lock_until = $3 WHERE id = $1";
-    let records = "SELECT * FROM feedback WHERE batch = $1 ORDER BY id";
+    let records = "SELECT device_id, generation_id, message_id, outcome, enqueued FROM feedback
+                   WHERE batch = $1 ORDER BY id";
     let (lock, records) = (session.prepare(lock).await?, session.prepare(records).await?);
     let locked: Params<'_> = &[&id, &token.as_bytes().as_slice(), &(now + rules.lock)];
     let batch: Params<'_> = &[&id];

@@ -19,7 +19,9 @@ pub(super) const READ: &str = "SELECT device_id, sequence, message_id, ack, size
      FROM command WHERE device_id = ANY($1) ORDER BY device_id, sequence";
 
 /// What is handed out, with all that was sent.
-pub(super) const BODIES: &str = "SELECT c.*
+pub(super) const BODIES: &str = "SELECT c.device_id, c.sequence, c.message_id,
+         c.correlation_id, c.user_id, c.content_type, c.content_encoding, c.ack, c.properties,
+         c.enqueued, c.expires, c.body
      FROM unnest($1::text[], $2::bigint[]) AS k (device_id, sequence)
          JOIN command c USING (device_id, sequence)";
 

@@ -157,7 +157,10 @@ async fn hold(
                        WHERE k.device_id = s.device_id AND k.module_id = s.module_id)
                    ORDER BY device_id, module_id FOR UPDATE
                ) locked";
-    let named = "SELECT s.* FROM unnest($1::text[], $2::text[]) AS k (device_id, module_id)
+    let named = "SELECT s.device_id, s.module_id, s.generation_id, s.epoch, s.connected,
+                     s.connection_updated, s.last_activity, s.session_epoch, s.subscriptions,
+                     s.model_id
+                 FROM unnest($1::text[], $2::text[]) AS k (device_id, module_id)
                      JOIN device_state s USING (device_id, module_id)
                  ORDER BY s.device_id, s.module_id FOR UPDATE OF s";
     let (all, named) = (session.prepare(all).await?, session.prepare(named).await?);

@@ -10,7 +10,8 @@ use crate::postgres::session::{Fault, Session};
 use crate::postgres::text::{escape, escape_some, unescape};
 use crate::postgres::unavailable;
 
-/// Every column that [`from_row`] reads, and more; `i` is `identity`.
+/// Every column that [`from_row`] reads, and more; `i` is `identity`. The state of each is looked up
+/// (`OFFSET 0` holds the planner to it): what is asked for is few rows of many.
 macro_rules! select {
     ($more:literal, $from:literal, $rest:literal) => {
         concat!(
@@ -21,7 +22,10 @@ macro_rules! select {
             $more,
             " FROM ",
             $from,
-            " JOIN device_state s USING (device_id, module_id) ",
+            " CROSS JOIN LATERAL (
+                 SELECT connected, connection_updated, last_activity, subscriptions, model_id
+                 FROM device_state WHERE device_id = i.device_id AND module_id = i.module_id
+                 OFFSET 0) s ",
             $rest
         )
     };

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::StoreError;
 
 async fn refused(config: &PostgresConfig) -> String {
     let error = Postgres::open(config).await.err().expect("refused").to_string();

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 
 use super::testing::{self, Place, administrator, server};
 use super::{Postgres, PostgresConfig, PostgresError, migrations};
+use crate::StoreError;
 use crate::command_queue::conformance::{NOW, command, rules};
 use crate::command_queue::{CommandQueue, PostgresCommandQueue};
 use crate::device_store::conformance::sample;
@@ -16,6 +17,7 @@ use crate::device_store::{ConnectionReport, DeviceStore, PostgresDeviceStore};
 use crate::twin_store::{PostgresTwinStore, TwinStore};
 
 mod faults;
+mod processes;
 mod proxy;
 mod tls;
 
@@ -51,7 +53,7 @@ impl Stores {
     }
 
     /// Version of the reported properties after it.
-    async fn report(&self, device: &str, n: u64) -> Result<u64, crate::StoreError> {
+    async fn report(&self, device: &str, n: u64) -> Result<u64, StoreError> {
         self.twins.twin_report(&id(device), report(n), NOW, &Limits::default()).await
     }
 
@@ -169,8 +171,12 @@ async fn what_waits_shares_a_transaction() {
     held.execute(&lock, &[]).await.expect("held");
     let before = stores.trips();
     let calls = join_all((0..100).map(|n| stores.report("d", n)));
+    let stale = Report::read(b"{}", Some(999), &Limits::default()).expect("sound");
+    let (d, limits) = (id("d"), Limits::default());
+    let refused = stores.twins.twin_report(&d, stale, NOW, &limits);
     let release = async { held.commit().await.expect("released") };
-    let (versions, ()) = tokio::join!(calls, release);
+    let (versions, refused, ()) = tokio::join!(calls, refused, release);
+    assert!(matches!(refused, Err(StoreError::Refused(_))), "a refusal is one caller's");
     let mut versions: Vec<u64> = versions.into_iter().map(|one| one.expect("report")).collect();
     versions.sort_unstable();
     assert_eq!(versions, (2..=101).collect::<Vec<_>>());
