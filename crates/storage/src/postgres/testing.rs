@@ -1,5 +1,7 @@
 //! Databases for tests, on the server that `DUNLIN_TEST_POSTGRES` names.
 
+use std::time::Duration;
+
 use tokio_postgres::{Client, NoTls};
 
 use super::{Postgres, PostgresConfig};
@@ -44,7 +46,9 @@ impl Place {
         let schema = &self.schema;
         let url =
             format!("{server}{join}application_name={schema}&options=-c%20search_path%3D{schema}");
-        PostgresConfig { connections: 8, ..PostgresConfig::new(url) }
+        // A machine that is busy with other tests is no fault.
+        let deadline = Duration::from_secs(60);
+        PostgresConfig { connections: 8, deadline, ..PostgresConfig::new(url) }
     }
 
     pub(crate) async fn open(&self) -> Postgres {

@@ -51,19 +51,23 @@ async fn a_server_that_does_not_answer_is_not_waited_for_long() {
 #[tokio::test]
 async fn what_hangs_is_unavailable_until_it_does_not() {
     let place = Place::create().await;
-    let deadline = Duration::from_millis(500);
-    let config = PostgresConfig { deadline, ..place.config() };
+    let config = PostgresConfig { deadline: Duration::from_secs(2), ..place.config() };
     let stores = Stores::on(Postgres::open(&config).await.expect("open"));
     stores.create(&["d"]).await;
     let mut holder = administrator().await;
     let held = holder.transaction().await.expect("begin");
     let lock = format!("LOCK TABLE {0}.twin, {0}.command IN ACCESS EXCLUSIVE MODE", place.schema);
     held.batch_execute(&lock).await.expect("held");
-    let is_unavailable = |error: StoreError| assert!(error.retryable(), "{error:?}");
-    is_unavailable(stores.report("d", 1).await.expect_err("it hangs"));
-    is_unavailable(stores.twins.twin_get(&id("d")).await.expect_err("it hangs"));
-    let sent = stores.queue.command_send("d", command("1"), NOW, &rules()).await;
-    is_unavailable(sent.expect_err("it hangs"));
+    let (d, rules) = (id("d"), rules());
+    let (reported, read, sent) = tokio::join!(
+        stores.report("d", 1),
+        stores.twins.twin_get(&d),
+        stores.queue.command_send("d", command("1"), NOW, &rules),
+    );
+    for outcome in [reported.map(drop), read.map(drop), sent.map(drop)] {
+        let error = outcome.expect_err("it hangs");
+        assert!(error.retryable(), "{error:?}");
+    }
     // What is locked hinders nobody else.
     stores.devices.identity_get(&id("d")).await.expect("get");
     held.commit().await.expect("released");
