@@ -133,7 +133,7 @@ pub(super) fn command(random: &mut Rng, now: i64) -> Command {
         user_id: some(random),
         content_type: some(random),
         content_encoding: some(random),
-        expires: Some(now + random.i64(1..300_000)),
+        expires: Some(now + [1, 30_000, 60_000, 300_000][random.usize(..4)]),
         ack: Ack::ALL[random.usize(..4)],
         properties: (0..random.usize(..3)).map(|_| (text(random), text(random))).collect(),
         body: (0..random.usize(..40)).map(|_| random.u8(..)).collect(),

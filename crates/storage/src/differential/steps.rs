@@ -85,8 +85,10 @@ impl Client {
             36..54 => self.twin().await,
             54..88 => self.command().await,
             88..94 => {
+                // Steps that end locks and lives to the millisecond, and others.
+                let steps = [1, 30_000, 60_000, self.random.i64(0..60_000)];
+                let step = steps[self.random.usize(..4)];
                 let back = self.random.u8(..4) == 0;
-                let step = self.random.i64(0..60_000);
                 self.now += if back { -step } else { step };
                 format!("now {}", self.now)
             }

@@ -22,10 +22,9 @@ async fn a_server_that_cannot_be_used_is_named_and_its_password_is_not() {
         let error = refused(&PostgresConfig::new(url)).await;
         assert!(error.contains(&format!("{address}/db")) && error.contains(why), "{error}");
     }
-    let url: tokio_postgres::Config = server().parse().expect("a URL");
-    let (user, port) = (url.get_user().unwrap_or("postgres"), url.get_ports()[0]);
-    let url = format!("postgres://{user}@127.0.0.1:{port}/no_such_database");
-    let error = refused(&PostgresConfig::new(url)).await;
+    let mut config = Place::create().await.config();
+    config.url += "&dbname=no_such_database";
+    let error = refused(&config).await;
     assert!(error.contains("\"no_such_database\" does not exist"), "{error}");
 }
 
@@ -93,6 +92,40 @@ async fn idle_connections_that_were_ended_are_not_noticed() {
         assert_ne!(kill(&place).await, 0);
     }
     assert_eq!(stores.report("d", 20).await.expect("report"), 21);
+}
+
+/// Each round trip is one message, since a task is not interrupted here while it sends.
+#[tokio::test]
+async fn only_a_commit_without_an_answer_is_an_error() {
+    let place = Place::create().await;
+    let cut = Arc::new(proxy::Cut::default());
+    let address = proxy::cutting(Arc::clone(&cut)).await;
+    let config = by_way_of(&place, address, "sslmode=disable");
+    let config = PostgresConfig { connections: 1, ..config };
+    let stores = Stores::on(Postgres::open(&config).await.expect("open"));
+    stores.create(&["d"]).await;
+    let d = id("d");
+    // Each of them is prepared, so that a round trip is what it is later.
+    assert_eq!(stores.report("d", 1).await.expect("report"), 2);
+    cut.at(1, false);
+    assert_eq!(stores.report("d", 2).await.expect("tried again"), 3);
+    let unanswered = async |committed| {
+        cut.at(2, committed);
+        let error = stores.report("d", 3).await.expect_err("nobody knows");
+        assert!(error.retryable(), "{error:?}");
+        stores.report("d", 4).await.expect("report")
+    };
+    assert_eq!(unanswered(false).await, 4, "it was not done");
+    assert_eq!(unanswered(true).await, 6, "it was done");
+
+    stores.devices.identity_get(&d).await.expect("get");
+    cut.at(1, false);
+    assert!(stores.devices.identity_get(&d).await.expect("tried again").is_some());
+    stores.devices.epoch_generation_next().await.expect("next");
+    cut.at(1, false);
+    let error = stores.devices.epoch_generation_next().await.expect_err("nobody knows");
+    assert!(error.retryable(), "{error:?}");
+    assert_eq!(stores.devices.epoch_generation_next().await.expect("next"), 2);
 }
 
 /// Connections end at random moments while devices report and are sent to: who was told of success

@@ -1,11 +1,13 @@
 //! Tests of opening a database, of what a batch costs, and of faults.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_model::Identity;
 use dunlin_model::twin::{Limits, Report};
 use futures_util::future::join_all;
+use tokio_postgres::config::Host;
 
 use super::testing::{self, Place, administrator, server};
 use super::{Postgres, PostgresConfig, PostgresError, migrations};
@@ -23,6 +25,19 @@ mod tls;
 
 fn id(joined: &str) -> Identity {
     Identity::parse(joined).expect("an id")
+}
+
+/// The tables of `place`, reached at another address.
+fn by_way_of(place: &Place, address: SocketAddr, mode: &str) -> PostgresConfig {
+    let config = place.config();
+    let server: tokio_postgres::Config = server().parse().expect("a URL");
+    let Some(Host::Tcp(host)) = server.get_hosts().first() else {
+        panic!("a TCP server is needed")
+    };
+    let there = format!("{host}:{}", server.get_ports().first().expect("its port"));
+    assert!(config.url.contains(&there), "{there}");
+    let url = format!("{}&{mode}", config.url.replacen(&there, &address.to_string(), 1));
+    PostgresConfig { url, ..config }
 }
 
 fn report(n: u64) -> Report {

@@ -1,7 +1,8 @@
-//! Something between a client and the test server: it speaks TLS, or stops answering.
+//! Something between a client and the test server: it speaks TLS, cuts connections, or is silent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -47,6 +48,72 @@ pub(super) async fn tls(config: ServerConfig) -> SocketAddr {
         }
     });
     address
+}
+
+/// When to cut a connection.
+#[derive(Default)]
+pub(super) struct Cut {
+    /// After so many more messages; 0: not at all.
+    left: AtomicUsize,
+    /// Whether the server has the last of them, and has committed.
+    committed: AtomicBool,
+}
+
+impl Cut {
+    /// Instead of the n-th round trip from now on, or of its answer.
+    pub(super) fn at(&self, trip: usize, committed: bool) {
+        self.committed.store(committed, Ordering::SeqCst);
+        self.left.store(trip, Ordering::SeqCst);
+    }
+
+    fn now(&self) -> bool {
+        let one_less = |left: usize| left.checked_sub(1);
+        self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less) == Ok(1)
+    }
+}
+
+/// Passes everything on until it is to cut.
+pub(super) async fn cutting(cut: Arc<Cut>) -> SocketAddr {
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(pass_on(client, Arc::clone(&cut)));
+        }
+    });
+    address
+}
+
+async fn pass_on(mut client: TcpStream, cut: Arc<Cut>) -> std::io::Result<()> {
+    let mut server = upstream().await;
+    let (mut asked, mut told) = (vec![0; 65_536], vec![0; 65_536]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut asked) => {
+                let message = &asked[..read?];
+                let over = cut.now();
+                if message.is_empty() || over && !cut.committed.load(Ordering::SeqCst) {
+                    return Ok(());
+                }
+                server.write_all(message).await?;
+                let mut answer = Vec::new();
+                while over && !answer.windows(6).any(|tag| tag == b"COMMIT") {
+                    let read = server.read(&mut told).await?;
+                    assert_ne!(read, 0, "the server has committed");
+                    answer.extend_from_slice(&told[..read]);
+                }
+                if over {
+                    return Ok(());
+                }
+            }
+            read = server.read(&mut told) => {
+                let message = &told[..read?];
+                if message.is_empty() {
+                    return Ok(());
+                }
+                client.write_all(message).await?;
+            }
+        }
+    }
 }
 
 /// Accepts, and never says a word.

@@ -45,13 +45,7 @@ impl Authority {
 async fn open(proxy: &Authority, mode: &str) -> Result<(), String> {
     let address = proxy::tls(proxy.server.clone()).await;
     let place = Place::create().await;
-    let config = place.config();
-    let url: tokio_postgres::Config = server().parse().expect("a URL");
-    let user = url.get_user().unwrap_or("postgres");
-    let database = url.get_dbname().unwrap_or(user);
-    let (_, options) = config.url.split_once('?').expect("options");
-    let url = format!("postgres://{user}@{address}/{database}?{options}&{mode}");
-    let opened = Postgres::open(&PostgresConfig { url, ..config }).await;
+    let opened = Postgres::open(&by_way_of(&place, address, mode)).await;
     opened.map(drop).map_err(|error| error.to_string())
 }
 
