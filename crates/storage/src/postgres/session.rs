@@ -163,7 +163,7 @@ impl Session {
         ];
         let uncommitted = !self.committing.load(Ordering::Relaxed);
         match fault {
-            Fault::Raced => true,
+            Fault::Raced => uncommitted,
             Fault::Damaged(_) => false,
             Fault::Database(error) => match error.code() {
                 Some(code) => ROLLED_BACK.contains(code) || uncommitted && ENDED.contains(code),

@@ -7,7 +7,6 @@ use dunlin_model::twin::{Limits, Report, Update};
 use dunlin_model::{Identity, Twin};
 use tokio::try_join;
 
-use super::super::{StoredTwin, Updated};
 use super::rows;
 use crate::StoreError;
 use crate::device_store::StoredIdentity;
@@ -15,6 +14,7 @@ use crate::device_store::postgres::rows as identities;
 use crate::postgres::batch::{Keys, Work};
 use crate::postgres::session::{Fault, Params, Session};
 use crate::postgres::unavailable;
+use crate::twin_store::{StoredTwin, Updated};
 
 pub(super) struct Change {
     id: Identity,
