@@ -15,7 +15,8 @@ pub enum StoreError {
     /// The model refuses the change; nothing of it took effect.
     #[error("{0}")]
     Refused(HubError),
-    /// The store could not do it now; nothing of the operation took effect.
+    /// The store could not do it now; nothing of the operation took effect. A server's answer to a
+    /// commit may have been lost, though: then it did, whole.
     #[error("the {store} store failed")]
     Unavailable {
         store: &'static str,

@@ -1,12 +1,16 @@
 //! The ports: what the hub keeps, as traits whose doc comments are their specification.
-//! Each has an embedded side here and a conformance suite that every side must pass.
+//! Each has an embedded side here, some a side for a cluster beside it, and a conformance suite
+//! that every side must pass.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub mod command_queue;
 pub mod device_store;
+#[cfg(test)]
+mod differential;
 pub mod error;
 pub mod event_log;
+pub mod postgres;
 pub mod presence;
 pub mod sqlite;
 pub mod twin_store;

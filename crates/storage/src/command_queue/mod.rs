@@ -8,10 +8,12 @@ use crate::StoreError;
 use crate::presence::Epoch;
 
 pub mod conformance;
+mod postgres;
 pub(crate) mod sqlite;
 #[cfg(test)]
 mod tests;
 
+pub use postgres::PostgresCommandQueue;
 pub use sqlite::SqliteCommandQueue;
 
 /// How long things last and how much there may be. Times are milliseconds.

@@ -1,14 +1,16 @@
-//! The conformance suite on the embedded side, and what outlives a process.
+//! The conformance suite on both sides, and what outlives a process.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::tempdir;
 
-use super::SqliteCommandQueue;
 use super::conformance::{self, Stores};
-use crate::device_store::SqliteDeviceStore;
+use super::{PostgresCommandQueue, SqliteCommandQueue};
 use crate::device_store::conformance::sample;
+use crate::device_store::{PostgresDeviceStore, SqliteDeviceStore};
+use crate::postgres::Postgres;
+use crate::postgres::testing::{self, Place};
 use crate::sqlite::DataFolder;
 
 fn open(folder: &Path) -> Stores {
@@ -19,13 +21,33 @@ fn open(folder: &Path) -> Stores {
     }
 }
 
+fn on(postgres: &Postgres) -> Stores {
+    Stores {
+        devices: Arc::new(PostgresDeviceStore::new(postgres)),
+        queue: Arc::new(PostgresCommandQueue::new(postgres)),
+    }
+}
+
 macro_rules! conforms {
     ($($name:ident),* $(,)?) => {
-        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let temp = tempdir().expect("temp");
-            conformance::$name(open(temp.path())).await;
-        })*
+        mod embedded {
+            use super::*;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let temp = tempdir().expect("temp");
+                conformance::$name(open(temp.path())).await;
+            })*
+        }
+
+        mod postgres {
+            use super::*;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                conformance::$name(on(&testing::open().await)).await;
+            })*
+        }
     };
 }
 
@@ -65,19 +87,30 @@ async fn whatever_happens_every_message_ends_once() {
         let temp = tempdir().expect("temp");
         let mut random = fastrand::Rng::with_seed(seed);
         let mut draw = |below| random.u64(..below);
-        conformance::every_message_ends_once(&|| open(temp.path()), &mut draw, 400).await;
+        conformance::every_message_ends_once(async || open(temp.path()), &mut draw, 400).await;
+        let place = Place::create().await;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut draw = |below| random.u64(..below);
+        let on = async || on(&place.open().await);
+        conformance::every_message_ends_once(on, &mut draw, 400).await;
     }
 }
 
 #[tokio::test]
 async fn the_queue_outlives_the_process() {
     let temp = tempdir().expect("temp");
-    let stores = open(temp.path());
+    outlives_the_process(async || open(temp.path())).await;
+    let place = Place::create().await;
+    outlives_the_process(async || on(&place.open().await)).await;
+}
+
+async fn outlives_the_process(open: impl AsyncFn() -> Stores) {
+    let stores = open().await;
     stores.devices.identity_create(sample("d")).await.expect("create");
     let rules = conformance::rules();
     let sent = stores.queue.command_send("d", conformance::command("1"), conformance::NOW, &rules);
     sent.await.expect("send");
     drop(stores);
-    let count = open(temp.path()).queue.command_count("d", conformance::NOW, &rules).await;
+    let count = open().await.queue.command_count("d", conformance::NOW, &rules).await;
     assert_eq!(count.expect("count"), 1);
 }

@@ -7,11 +7,16 @@ use crate::StoreError;
 use crate::presence::Epoch;
 
 pub mod conformance;
+pub(crate) mod postgres;
 pub(crate) mod sqlite;
 #[cfg(test)]
 mod tests;
 
+pub use postgres::PostgresDeviceStore;
 pub use sqlite::SqliteDeviceStore;
+
+/// The bits an epoch leaves for its generation above the counter (`generation << 40 | counter`).
+const GENERATION_BITS: u32 = 24;
 
 /// A device or module as it is stored. `credentials` is ciphertext: only `registry` can read it.
 #[derive(Clone, Debug, PartialEq, Eq)]

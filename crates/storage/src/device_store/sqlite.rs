@@ -4,16 +4,16 @@ use async_trait::async_trait;
 use dunlin_model::{Identity, Session};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{ConnectionReport, DeviceStore, IdentityWrite, Statistics, StoredIdentity, Written};
+use super::{
+    ConnectionReport, DeviceStore, GENERATION_BITS, IdentityWrite, Statistics, StoredIdentity,
+    Written,
+};
 use crate::StoreError;
 use crate::sqlite::Sqlite;
 
 mod connections;
 pub(crate) mod rows;
 mod writes;
-
-/// The bits an epoch leaves for its generation above the counter (`generation << 40 | counter`).
-const GENERATION_BITS: u32 = 24;
 
 pub struct SqliteDeviceStore {
     sqlite: Sqlite,

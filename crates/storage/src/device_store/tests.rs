@@ -1,21 +1,35 @@
-//! The conformance suite on the embedded side, and what outlives a process.
+//! The conformance suite on both sides, and what outlives a process.
 
 use std::sync::Arc;
 
 use tempfile::tempdir;
 
 use super::conformance::{self, sample};
-use super::{DeviceStore, SqliteDeviceStore};
+use super::{DeviceStore, PostgresDeviceStore, SqliteDeviceStore};
+use crate::postgres::testing::{Place, open};
 use crate::sqlite::DataFolder;
 
 macro_rules! conforms {
     ($($name:ident),* $(,)?) => {
-        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let temp = tempdir().expect("temp");
-            let folder = DataFolder::open(temp.path()).expect("open");
-            conformance::$name(Arc::new(SqliteDeviceStore::new(folder.sqlite()))).await;
-        })*
+        mod embedded {
+            use super::*;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let temp = tempdir().expect("temp");
+                let folder = DataFolder::open(temp.path()).expect("open");
+                conformance::$name(Arc::new(SqliteDeviceStore::new(folder.sqlite()))).await;
+            })*
+        }
+
+        mod postgres {
+            use super::*;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                conformance::$name(Arc::new(PostgresDeviceStore::new(&open().await))).await;
+            })*
+        }
     };
 }
 
@@ -55,17 +69,27 @@ conforms!(
 #[tokio::test]
 async fn everything_outlives_the_process() {
     let temp = tempdir().expect("temp");
-    let open = || -> Arc<dyn DeviceStore> {
+    let embedded = || -> Arc<dyn DeviceStore> {
         Arc::new(SqliteDeviceStore::new(DataFolder::open(temp.path()).expect("open").sqlite()))
     };
-    let store = open();
+    outlives_the_process(async || embedded()).await;
+    let place = Place::create().await;
+    let postgres = async || {
+        let store: Arc<dyn DeviceStore> = Arc::new(PostgresDeviceStore::new(&place.open().await));
+        store
+    };
+    outlives_the_process(postgres).await;
+}
+
+async fn outlives_the_process(open: impl AsyncFn() -> Arc<dyn DeviceStore>) {
+    let store = open().await;
     store.identity_create(sample("d")).await.expect("create");
     store.identity_create(sample("d/m")).await.expect("create");
     store.setting_init("key", b"value").await.expect("init");
     assert_eq!(store.epoch_generation_next().await.expect("next"), 1);
     drop(store);
 
-    let store = open();
+    let store = open().await;
     assert_eq!(store.device_list("", 9).await.expect("list"), [sample("d")]);
     assert_eq!(store.module_list("d").await.expect("list"), [sample("d/m")]);
     assert_eq!(store.setting_init("key", b"other").await.expect("init"), b"value");

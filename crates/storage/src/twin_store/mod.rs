@@ -9,10 +9,12 @@ use crate::StoreError;
 use crate::device_store::StoredIdentity;
 
 pub mod conformance;
+pub(crate) mod postgres;
 pub(crate) mod sqlite;
 #[cfg(test)]
 mod tests;
 
+pub use postgres::PostgresTwinStore;
 pub use sqlite::SqliteTwinStore;
 
 /// A twin beside what is stored of its identity, but for the credentials: they are left empty.

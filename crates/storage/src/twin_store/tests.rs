@@ -1,4 +1,4 @@
-//! The conformance suite on the embedded side, and what outlives a process.
+//! The conformance suite on both sides, and what outlives a process.
 
 use std::sync::Arc;
 
@@ -7,9 +7,11 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use super::conformance::{self, Stores, update};
-use super::{SqliteTwinStore, StoredTwin};
-use crate::device_store::SqliteDeviceStore;
+use super::{PostgresTwinStore, SqliteTwinStore, StoredTwin};
 use crate::device_store::conformance::sample;
+use crate::device_store::{PostgresDeviceStore, SqliteDeviceStore};
+use crate::postgres::Postgres;
+use crate::postgres::testing::{self, Place};
 use crate::sqlite::DataFolder;
 
 fn open(folder: &std::path::Path) -> Stores {
@@ -20,13 +22,33 @@ fn open(folder: &std::path::Path) -> Stores {
     }
 }
 
+fn on(postgres: &Postgres) -> Stores {
+    Stores {
+        devices: Arc::new(PostgresDeviceStore::new(postgres)),
+        twins: Arc::new(PostgresTwinStore::new(postgres)),
+    }
+}
+
 macro_rules! conforms {
     ($($name:ident),* $(,)?) => {
-        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let temp = tempdir().expect("temp");
-            conformance::$name(open(temp.path())).await;
-        })*
+        mod embedded {
+            use super::*;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let temp = tempdir().expect("temp");
+                conformance::$name(open(temp.path())).await;
+            })*
+        }
+
+        mod postgres {
+            use super::*;
+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                conformance::$name(on(&testing::open().await)).await;
+            })*
+        }
     };
 }
 
@@ -46,12 +68,18 @@ conforms!(
 #[tokio::test]
 async fn twins_outlive_the_process() {
     let temp = tempdir().expect("temp");
+    outlive_the_process(async || open(temp.path())).await;
+    let place = Place::create().await;
+    outlive_the_process(async || on(&place.open().await)).await;
+}
+
+async fn outlive_the_process(open: impl AsyncFn() -> Stores) {
     let id = sample("d").id;
-    let stores = open(temp.path());
+    let stores = open().await;
     stores.devices.identity_create(sample("d")).await.expect("create");
     let change = update(json!({"a": 1}), json!({"b": [0.1]}));
     let updated = stores.twins.twin_update(&id, change, 5, &Limits::default()).await;
     let updated: StoredTwin = updated.expect("update").stored;
     drop(stores);
-    assert_eq!(open(temp.path()).twins.twin_get(&id).await.expect("get"), Some(updated));
+    assert_eq!(open().await.twins.twin_get(&id).await.expect("get"), Some(updated));
 }

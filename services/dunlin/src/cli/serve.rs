@@ -307,7 +307,9 @@ fn log(environment: &Environment, json: bool) -> Result<()> {
     // The server library tells of each of its steps at INFO.
     let wanted = environment.get("DUNLIN_LOG").map_or("info,ntex=warn", String::as_str);
     let filter = EnvFilter::try_new(wanted)
-        .with_context(|| format!("DUNLIN_LOG={wanted:?}: write it as info or dunlin=debug"))?;
+        .with_context(|| format!("DUNLIN_LOG={wanted:?}: write it as info or dunlin=debug"))?
+        // Below that it writes all that is stored: sealed keys, what devices report and are sent.
+        .add_directive("tokio_postgres=info".parse()?);
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

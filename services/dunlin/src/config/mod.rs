@@ -61,8 +61,9 @@ pub struct Tls {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Stores {
-    /// Devices, modules, policies and C2D messages: `embedded:` (in the data folder) or
-    /// `embedded:FOLDER`.
+    /// Devices, modules, policies and C2D messages: `embedded:` (in the data folder),
+    /// `embedded:FOLDER`, or `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, over a network with
+    /// `?sslmode=verify-full&sslrootcert=FILE`.
     pub devices: String,
     /// What devices send: `embedded:` (in the data folder) or `embedded:FOLDER`.
     pub events: String,

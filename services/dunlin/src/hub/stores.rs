@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use dunlin_runtime::clock;
-use dunlin_storage::command_queue::SqliteCommandQueue;
-use dunlin_storage::device_store::{ConnectionReport, SqliteDeviceStore};
+use dunlin_storage::command_queue::{PostgresCommandQueue, SqliteCommandQueue};
+use dunlin_storage::device_store::{ConnectionReport, PostgresDeviceStore, SqliteDeviceStore};
 use dunlin_storage::event_log::{SegmentLog, SegmentLogConfig};
+use dunlin_storage::postgres::{Postgres, PostgresConfig};
 use dunlin_storage::presence::{MemoryPresence, first_epoch};
 use dunlin_storage::sqlite::{DataFolder, Sqlite};
-use dunlin_storage::twin_store::SqliteTwinStore;
+use dunlin_storage::twin_store::{PostgresTwinStore, SqliteTwinStore};
 use dunlin_storage::{CommandQueue, DeviceStore, EventLog, Presence, TwinStore};
 
 use crate::config::Config;
@@ -33,11 +34,8 @@ impl Stores {
     pub async fn open(config: &Config) -> Result<Self> {
         let urls = &config.stores;
         let mut folders = Folders { data: config.hub.data.clone(), open: BTreeMap::new() };
-        let (_, sqlite) = folders.get("stores.devices", &urls.devices)?;
-        let twins = Arc::new(SqliteTwinStore::new(sqlite.clone()));
-        let commands = Arc::new(SqliteCommandQueue::new(sqlite.clone()));
-        let devices: Arc<dyn DeviceStore> = Arc::new(SqliteDeviceStore::new(sqlite));
-        let (folder, sqlite) = folders.get("stores.events", &urls.events)?;
+        let (devices, twins, commands) = devices(&mut folders, &urls.devices).await?;
+        let (folder, sqlite) = folders.get("stores.events", &urls.events, "embedded:FOLDER")?;
         let shape = SegmentLogConfig {
             partitions: urls.event_partitions,
             retention_age: Duration::from_secs(
@@ -70,6 +68,27 @@ impl Stores {
     }
 }
 
+type Devices = (Arc<dyn DeviceStore>, Arc<dyn TwinStore>, Arc<dyn CommandQueue>);
+
+/// Three ports on the same data.
+async fn devices(folders: &mut Folders, url: &str) -> Result<Devices> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        let postgres = Postgres::open(&PostgresConfig::new(url)).await?;
+        return Ok((
+            Arc::new(PostgresDeviceStore::new(&postgres)),
+            Arc::new(PostgresTwinStore::new(&postgres)),
+            Arc::new(PostgresCommandQueue::new(&postgres)),
+        ));
+    }
+    let supported = "embedded:FOLDER and postgres://…";
+    let (_, sqlite) = folders.get("stores.devices", url, supported)?;
+    Ok((
+        Arc::new(SqliteDeviceStore::new(sqlite.clone())),
+        Arc::new(SqliteTwinStore::new(sqlite.clone())),
+        Arc::new(SqliteCommandQueue::new(sqlite)),
+    ))
+}
+
 /// Data folders by path: two stores in one folder share it.
 struct Folders {
     data: PathBuf,
@@ -77,9 +96,9 @@ struct Folders {
 }
 
 impl Folders {
-    fn get(&mut self, setting: &str, url: &str) -> Result<(PathBuf, Sqlite)> {
+    fn get(&mut self, setting: &str, url: &str, supported: &str) -> Result<(PathBuf, Sqlite)> {
         let Some(path) = url.strip_prefix("embedded:") else {
-            return Err(unsupported(setting, url, "embedded:FOLDER"));
+            return Err(unsupported(setting, url, supported));
         };
         let path = if path.is_empty() { self.data.clone() } else { Path::new(path).to_owned() };
         // However it is written, a folder is opened once.
@@ -160,17 +179,30 @@ mod tests {
         {
             let mut config = Config::default();
             config.hub.data = folder.path().to_owned();
-            let url = "postgres://me:secret@host/db".to_owned();
+            let url = "mysql://me:secret@host/db".to_owned();
             match setting {
                 "devices" => config.stores.devices = url,
                 "events" => config.stores.events = url,
                 _ => config.stores.presence = url,
             }
             let error = Stores::open(&config).await.err().expect("refused").to_string();
-            for part in [setting, "postgres:", supported] {
+            for part in [setting, "mysql:", supported] {
                 assert!(error.contains(part), "{error}");
             }
             assert!(!error.contains("secret"), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_database_that_cannot_be_reached_is_named_without_its_password() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = nobody.local_addr().expect("an address");
+        drop(nobody);
+        let mut config = Config::default();
+        config.hub.data = folder.path().to_owned();
+        config.stores.devices = format!("postgres://me:secret@{address}/db");
+        let error = Stores::open(&config).await.err().expect("refused").to_string();
+        assert!(error.contains(&format!("{address}/db")) && !error.contains("secret"), "{error}");
     }
 }

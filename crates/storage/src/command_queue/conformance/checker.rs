@@ -20,7 +20,7 @@ struct Checker<'a> {
 
 /// `open`: the stores as a new process finds them.
 pub async fn every_message_ends_once<'a>(
-    open: &dyn Fn() -> Stores,
+    open: impl AsyncFn() -> Stores,
     draw: &'a mut Draw<'a>,
     steps: usize,
 ) {
@@ -30,19 +30,19 @@ pub async fn every_message_ends_once<'a>(
     rules.feedback.ttl = 1_000 * HOUR;
     rules.feedback.max_delivery_count = u32::MAX;
     let watch = Watch::default();
-    let open = || {
-        let stores = open();
+    let open = async || {
+        let stores = open().await;
         Stores { queue: watch.over(stores.queue), ..stores }
     };
     let mut checker = Checker { draw, rules, watch: watch.clone(), now: NOW, next: 1 };
-    let mut stores = open();
+    let mut stores = open().await;
     for device in DEVICES {
         stores.create(device).await;
     }
     for _ in 0..steps {
         if checker.one_of(40) == 0 {
             drop(stores);
-            stores = open();
+            stores = open().await;
         }
         checker.step(&stores).await;
     }

@@ -1,0 +1,283 @@
+//! Changes of queues, many in one transaction: lock and read, apply in memory, write and commit.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use async_trait::async_trait;
+use dunlin_model::Command;
+use dunlin_model::command::{Disposition, LockToken};
+use tokio::try_join;
+
+use super::queue::{Handed, Queue};
+use super::rows::{self, New, Record};
+use crate::StoreError;
+use crate::command_queue::{Lease, Leased, Rules, Settlement, Swept};
+use crate::postgres::batch::Work;
+use crate::postgres::session::{Fault, Params, Session};
+use crate::postgres::unavailable;
+use crate::presence::Epoch;
+
+pub(super) struct Change {
+    /// As it would be stored.
+    pub(super) device: String,
+    pub(super) what: What,
+    pub(super) now: i64,
+    pub(super) rules: Rules,
+}
+
+pub(super) enum What {
+    Send(Command),
+    Lease { epoch: Epoch, tokens: Vec<LockToken>, bytes: usize },
+    Settle { epoch: Epoch, tokens: Vec<LockToken>, disposition: Disposition },
+    Release { epoch: Epoch, in_vain: bool },
+    Purge,
+}
+
+pub(super) enum Changed {
+    Sent(u64),
+    Leased(Lease),
+    Settled(Settlement),
+    Released,
+    Purged(u32),
+}
+
+pub(super) fn mixed_up() -> StoreError {
+    unavailable("an answer was of another kind than its call")
+}
+
+pub(super) struct Changes;
+
+#[async_trait]
+impl Work for Changes {
+    type Call = Change;
+    type Answer = Changed;
+    const KIND: &'static str = "command_change";
+
+    async fn run(
+        &self,
+        session: &Session,
+        calls: &[Change],
+    ) -> Result<Vec<Result<Changed, StoreError>>, Fault> {
+        let devices: BTreeSet<_> = calls.iter().map(|call| &*call.device).collect();
+        let devices: Vec<_> = devices.into_iter().collect();
+        let mut held = hold(session, &devices).await?;
+        let mut sent = HashMap::new();
+        let applied: Vec<_> =
+            calls.iter().map(|call| apply(call, held.get_mut(&*call.device), &mut sent)).collect();
+        let handed = applied.iter().zip(calls).filter_map(|(applied, call)| match applied {
+            Ok(Applied::Handed(handed, _)) => {
+                Some(handed.iter().map(|one| (&*call.device, one.sequence)))
+            }
+            _ => None,
+        });
+        let handed: Vec<_> = handed.flatten().collect();
+        let bodies = write(session, &held, &sent, &handed).await?;
+        let answer = |(applied, call): (Result<Applied, StoreError>, &Change)| match applied {
+            Ok(Applied::Done(done)) => Ok(Ok(done)),
+            Ok(Applied::Handed(handed, returned)) => {
+                let messages = leased(&call.device, handed, &sent, &bodies);
+                messages.map(|messages| Ok(Changed::Leased(Lease { messages, returned })))
+            }
+            Err(refusal) => Ok(Err(refusal)),
+        };
+        applied.into_iter().zip(calls).map(answer).collect()
+    }
+}
+
+/// Ends what time has ended, of devices for which a look is due.
+pub(super) async fn sweep(
+    session: &Session,
+    most: i64,
+    now: i64,
+    rules: &Rules,
+) -> Result<Swept, Fault> {
+    let sql = "SELECT DISTINCT device_id FROM command WHERE due <= $1 LIMIT $2";
+    let due = session.read(sql, &[&now, &most]).await?;
+    let devices: Vec<&str> = due.iter().map(|row| row.get(0)).collect();
+    if devices.is_empty() {
+        return Ok(Swept::default());
+    }
+    let mut held = hold(session, &devices).await?;
+    let mut swept = Swept { looked: devices.len(), returned: Vec::new() };
+    for (device, held) in &mut held {
+        if held.queue.look(now, rules) {
+            swept.returned.push(device.clone());
+        }
+    }
+    write(session, &held, &HashMap::new(), &[]).await?;
+    Ok(swept)
+}
+
+/// A queue that is locked.
+struct Held {
+    /// As it is stored.
+    generation_id: String,
+    before: Queue,
+    queue: Queue,
+}
+
+/// Begins, and locks the queues in the order of their devices: so no two batches wait for each
+/// other, in whatever process they are.
+async fn hold(session: &Session, devices: &[&str]) -> Result<BTreeMap<String, Held>, Fault> {
+    let (lock, read) = (session.prepare(rows::LOCK).await?, session.prepare(rows::READ).await?);
+    let params: Params<'_> = &[&devices];
+    let trip = async {
+        try_join!(
+            biased;
+            session.begin(),
+            session.query(&lock, params),
+            session.query(&read, params),
+        )
+    };
+    let (_, queues, messages) = session.trip(trip).await?;
+    let mut held = BTreeMap::new();
+    for row in &queues {
+        let queue = Queue {
+            sequence: row.get::<_, i64>("sequence").cast_unsigned(),
+            epoch: row.get::<_, i64>("epoch").cast_unsigned(),
+            messages: Vec::new(),
+            ends: Vec::new(),
+        };
+        let generation_id = row.get("generation_id");
+        held.insert(row.get("device_id"), Held { generation_id, before: queue.clone(), queue });
+    }
+    for row in &messages {
+        let device: &str = row.get("device_id");
+        // Of a device that was made after the lock was asked for: to those who ask, it is not there.
+        let Some(held) = held.get_mut(device) else { continue };
+        held.queue.messages.push(rows::message(row)?);
+    }
+    for held in held.values_mut() {
+        held.before = held.queue.clone();
+    }
+    Ok(held)
+}
+
+/// What was sent in this transaction, by device and sequence.
+type Sent<'a> = HashMap<(&'a str, u64), (&'a Command, i64)>;
+
+/// What one call did to its queue.
+enum Applied {
+    Done(Changed),
+    /// And whether time had ended a lock.
+    Handed(Vec<Handed>, bool),
+}
+
+fn apply<'a>(
+    call: &'a Change,
+    held: Option<&mut Held>,
+    sent: &mut Sent<'a>,
+) -> Result<Applied, StoreError> {
+    let Change { device, what, now, rules } = call;
+    let Some(Held { queue, .. }) = held else {
+        return match what {
+            What::Send(_) | What::Purge => Err(StoreError::NotFound),
+            What::Lease { .. } => Ok(Applied::Handed(Vec::new(), false)),
+            What::Settle { tokens, .. } => {
+                let held = vec![false; tokens.len()];
+                Ok(Applied::Done(Changed::Settled(Settlement { held, returned: false })))
+            }
+            What::Release { .. } => Ok(Applied::Done(Changed::Released)),
+        };
+    };
+    let done = match what {
+        What::Send(command) => {
+            let sequence = queue.send(command, *now, rules)?;
+            sent.insert((device, sequence), (command, *now));
+            Changed::Sent(sequence)
+        }
+        What::Lease { epoch, tokens, bytes } => {
+            let lease = queue.lease(*epoch, tokens, *bytes, *now, rules);
+            return lease.map(|(handed, returned)| Applied::Handed(handed, returned));
+        }
+        What::Settle { epoch, tokens, disposition } => {
+            Changed::Settled(queue.settle(*epoch, tokens, *disposition, *now, rules))
+        }
+        What::Release { epoch, in_vain } => {
+            queue.release(*epoch, *in_vain, *now, rules);
+            Changed::Released
+        }
+        What::Purge => Changed::Purged(queue.purge(*now, rules)),
+    };
+    Ok(Applied::Done(done))
+}
+
+/// Messages with the time at which they were enqueued, by device and sequence.
+type Bodies = HashMap<(String, u64), (Command, i64)>;
+
+/// Writes what differs from what was read, and commits. Returns what of `handed` is stored.
+async fn write(
+    session: &Session,
+    held: &BTreeMap<String, Held>,
+    sent: &Sent<'_>,
+    handed: &[(&str, u64)],
+) -> Result<Bodies, Fault> {
+    let (mut removed, mut changed, mut new, mut told) = (vec![], vec![], vec![], vec![]);
+    let mut advanced = Vec::new();
+    for (device, Held { generation_id, before, queue }) in held {
+        let mut left = queue.messages.iter().peekable();
+        for old in &before.messages {
+            match left.next_if(|message| message.sequence == old.sequence) {
+                Some(message) if message != old => changed.push((&**device, message)),
+                Some(_) => {}
+                None => removed.push((&**device, old.sequence)),
+            }
+        }
+        for message in left {
+            let key = (&**device, message.sequence);
+            let (command, enqueued) = *sent.get(&key).ok_or(Fault::Raced)?;
+            new.push(New { device, message, command, enqueued });
+        }
+        told.extend(queue.ends.iter().map(|end| Record { device, generation_id, end }));
+        if (before.sequence, before.epoch) != (queue.sequence, queue.epoch) {
+            advanced.push((&**device, queue));
+        }
+    }
+    let stored: Vec<_> = handed.iter().filter(|key| !sent.contains_key(*key)).copied().collect();
+    if removed.is_empty() && changed.is_empty() && new.is_empty() && advanced.is_empty() {
+        session.trip(session.rollback()).await?;
+        return Ok(HashMap::new());
+    }
+    let bodies = session.prepare(rows::BODIES).await?;
+    let remove = session.prepare(rows::REMOVE).await?;
+    let update = session.prepare(rows::UPDATE).await?;
+    let insert = session.prepare(rows::INSERT).await?;
+    let tell = session.prepare(rows::TELL).await?;
+    let advance = session.prepare(rows::ADVANCE).await?;
+    let trip = async {
+        try_join!(
+            biased;
+            rows::by_key(session, &bodies, &stored),
+            rows::by_key(session, &remove, &removed),
+            rows::update(session, &update, &changed),
+            rows::insert(session, &insert, &new),
+            rows::tell(session, &tell, &told),
+            rows::advance(session, &advance, &advanced),
+            session.commit(),
+        )
+    };
+    let (found, ..) = session.trip(trip).await?;
+    let mut bodies = HashMap::new();
+    for row in &found {
+        let key = (row.get("device_id"), row.get::<_, i64>("sequence").cast_unsigned());
+        bodies.insert(key, rows::command(row)?);
+    }
+    Ok(bodies)
+}
+
+/// Hand-outs with what was sent, be it in this transaction or before.
+fn leased(
+    device: &str,
+    handed: Vec<Handed>,
+    sent: &Sent<'_>,
+    bodies: &Bodies,
+) -> Result<Vec<Leased>, Fault> {
+    let complete = |handed: Handed| {
+        let Handed { token, sequence, delivery_count } = handed;
+        let (command, enqueued) = match sent.get(&(device, sequence)) {
+            Some((command, enqueued)) => ((*command).clone(), *enqueued),
+            None => bodies.get(&(device.to_owned(), sequence)).cloned().ok_or(Fault::Raced)?,
+        };
+        Ok(Leased { command, token, sequence, delivery_count, enqueued })
+    };
+    handed.into_iter().map(complete).collect()
+}
