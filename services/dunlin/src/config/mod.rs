@@ -67,7 +67,8 @@ pub struct Stores {
     pub devices: String,
     /// What devices send: `embedded:` (in the data folder) or `embedded:FOLDER`.
     pub events: String,
-    /// Which gateway holds which device: `memory:`.
+    /// Which gateway holds which device: `memory:`, or `redis://:PASSWORD@HOST:PORT`, over a network
+    /// `rediss://…?sslrootcert=FILE`; hubs that share a server have a `prefix=NAME` each.
     pub presence: String,
     /// Partitions of the embedded event log. Fixed when the log is made.
     pub event_partitions: u32,

@@ -11,7 +11,7 @@ use dunlin_storage::command_queue::{PostgresCommandQueue, SqliteCommandQueue};
 use dunlin_storage::device_store::{ConnectionReport, PostgresDeviceStore, SqliteDeviceStore};
 use dunlin_storage::event_log::{SegmentLog, SegmentLogConfig};
 use dunlin_storage::postgres::{Postgres, PostgresConfig};
-use dunlin_storage::presence::{MemoryPresence, first_epoch};
+use dunlin_storage::presence::{MemoryPresence, RedisPresence, first_epoch};
 use dunlin_storage::sqlite::{DataFolder, Sqlite};
 use dunlin_storage::twin_store::{PostgresTwinStore, SqliteTwinStore};
 use dunlin_storage::{CommandQueue, DeviceStore, EventLog, Presence, TwinStore};
@@ -47,18 +47,7 @@ impl Stores {
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
         let events = SegmentLog::open(&folder, sqlite, shape)?;
-        if urls.presence != "memory:" {
-            return Err(unsupported("stores.presence", &urls.presence, "memory:"));
-        }
-        let generation = devices.epoch_generation_next().await?;
-        // With presence in memory this is the only gateway there is: whoever was connected before
-        // it started is not any more.
-        let ended = ConnectionReport::EndBefore {
-            epoch: first_epoch(generation),
-            at: clock::unix_millis(),
-        };
-        devices.connections_record(vec![ended]).await?;
-        let presence = Arc::new(MemoryPresence::new(generation));
+        let presence = presence(&urls.presence, &devices).await?;
         Ok(Self { devices, twins, commands, events: Arc::new(events), presence })
     }
 
@@ -87,6 +76,22 @@ async fn devices(folders: &mut Folders, url: &str) -> Result<Devices> {
         Arc::new(SqliteTwinStore::new(sqlite.clone())),
         Arc::new(SqliteCommandQueue::new(sqlite)),
     ))
+}
+
+async fn presence(url: &str, devices: &Arc<dyn DeviceStore>) -> Result<Arc<dyn Presence>> {
+    if url.starts_with("redis://") || url.starts_with("rediss://") {
+        return Ok(Arc::new(RedisPresence::open(url, devices.clone()).await?));
+    }
+    if url != "memory:" {
+        return Err(unsupported("stores.presence", url, "memory: and redis://…"));
+    }
+    let generation = devices.epoch_generation_next().await?;
+    // With presence in memory this is the only gateway there is: whoever was connected before it
+    // started is not any more.
+    let ended =
+        ConnectionReport::EndBefore { epoch: first_epoch(generation), at: clock::unix_millis() };
+    devices.connections_record(vec![ended]).await?;
+    Ok(Arc::new(MemoryPresence::new(generation)))
 }
 
 /// Data folders by path: two stores in one folder share it.
@@ -175,7 +180,7 @@ mod tests {
     async fn other_schemes_are_refused_by_name_and_without_their_password() {
         let folder = tempfile::tempdir().expect("a folder");
         for (setting, supported) in
-            [("devices", "embedded:"), ("events", "embedded:"), ("presence", "memory:")]
+            [("devices", "embedded:"), ("events", "embedded:"), ("presence", "redis://")]
         {
             let mut config = Config::default();
             config.hub.data = folder.path().to_owned();
