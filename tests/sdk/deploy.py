@@ -89,6 +89,8 @@ def dockerfile_faults(dockerfile, left, images):
             path = images.get(program, pathlib.Path("/none")) / source.removeprefix(f"{folder}/")
             if not path.exists():
                 faults.append(f"{stage}: {source} is not in {flags[0]}")
+            if path.name == "dunlin-data" and f"--chown={USER}" not in flags:
+                faults.append(f"{stage}: {target} is not {USER}'s, who could not write to a volume there")
             copied[stage] += [f"{target}/{file.relative_to(path)}" for file in path.rglob("*") if file.is_file()]
         elif word == "COPY" and rest != ". .":
             faults.append(f"{stage}: COPY {rest}: .dockerignore says what is copied")

@@ -77,7 +77,7 @@ def build(ignore, folder):
     environment.pop("CARGO_TARGET_DIR", None)
     images = {program: folder / "image" / program for program in deploy.PROGRAMS}
     for program, image in images.items():
-        built = run("sh", str(folder / "src/deploy/build.sh"), program, str(image), env=environment)
+        built = run(str(folder / "src/deploy/build.sh"), program, str(image), env=environment)
         assert built.returncode == 0, built.stdout
     return images
 
@@ -109,6 +109,7 @@ def test_the_context_has_every_source_and_no_more_than_it_must(tmp_path):
     ("EXPOSE 8883 443 9600", "EXPOSE 8883 9600", "EXPOSE 8883 9600"),
     (f"USER {deploy.USER}", "USER root", "runs as root"),
     ("VOLUME /dunlin-data", "VOLUME /data", "VOLUME /data"),
+    ("--chown=65532:65532 ", "", "could not write"),
 ])
 def test_the_dockerfile_uses_what_is_there(images, old, new, fault):
     dockerfile, left = deploy.text("deploy/Dockerfile"), deploy.context(deploy.text(".dockerignore"))
