@@ -13,7 +13,7 @@ struct Tool {
     packages: &'static [&'static str],
 }
 
-const TOOLS: [Tool; 7] = [
+const TOOLS: [Tool; 8] = [
     Tool { probe: &["git", "--version"], packages: &["git"] },
     Tool {
         probe: &["python3", "-c", "import venv, ensurepip"],
@@ -23,6 +23,8 @@ const TOOLS: [Tool; 7] = [
     Tool { probe: &["npm", "--version"], packages: &["npm"] },
     Tool { probe: &["openssl", "version"], packages: &["openssl"] },
     Tool { probe: &["ip", "-V"], packages: &["iproute2"] },
+    // It checks deploy/haproxy.cfg.
+    Tool { probe: &["/usr/sbin/haproxy", "-v"], packages: &["haproxy"] },
     // Without a display, and without what shows windows: it opens the load test's report.
     Tool {
         probe: &["chromium-headless-shell", "--version"],

@@ -13,6 +13,7 @@ mod device;
 mod events;
 mod failure;
 mod feedback;
+mod health;
 mod identity;
 mod input;
 mod login;
@@ -57,6 +58,12 @@ Example: a hub on an address of its own, with a name that devices know it by
 Example: what a service manager starts
   dunlin run --config hub.toml --log-json")]
     Run(serve::RunArgs),
+    /// Ask whether a hub is ready: 0 if so, 1 if not yet, 3 if there is none.
+    #[command(after_help = "\
+Example: what a container's health check calls
+  dunlin health
+  dunlin health --address 127.0.0.2:9600")]
+    Health(health::HealthArgs),
     /// Show what can be configured.
     #[command(after_help = "\
 Example: begin a configuration file
@@ -164,6 +171,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Up(arguments) => serve::up(arguments, &environment).await,
             Command::Run(arguments) => serve::run(arguments, &environment).await,
+            Command::Health(arguments) => health::run(arguments, &environment).await,
             Command::Config { .. } => line(REFERENCE.trim_end()),
             Command::Device { command } => device::run(command).await,
             Command::Module { command } => module::run(command).await,

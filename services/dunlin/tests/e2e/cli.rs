@@ -109,6 +109,18 @@ fn a_hub_and_the_commands_beside_it() {
     for said in [owner, "hub.example.com", "ca.pem", &file["mqtt_port"].to_string()] {
         assert!(hub.banner.contains(said), "{said} is not in {}", hub.banner);
     }
+    // Found by the environment, as in a container, or by what is said; no certificate is wanted.
+    let admin = file["admin_port"].to_string();
+    let health = |flags: &[&str]| {
+        let none = [("SSL_CERT_FILE", "/none"), ("SSL_CERT_DIR", "/none")];
+        let mut health = dunlin(&["health"]);
+        health.args(flags).env("DUNLIN__ADMIN__PORT", &admin).envs(none).output().expect("it runs")
+    };
+    let address = format!("127.0.0.1:{admin}");
+    for flags in [&[][..], &["--address", &address]] {
+        assert!(good(&health(flags)).contains("gateway ready"), "{flags:?}");
+    }
+    bad(&health(&["--address", "127.0.0.1:1"]), 3, "refused");
     let login = ConnectionString::parse(owner).expect("a connection string");
     assert_eq!(login.host, format!("hub.example.com:{}", file["https_port"]));
 
