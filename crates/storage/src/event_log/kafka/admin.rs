@@ -103,7 +103,8 @@ async fn create(place: &Place, config: &KafkaLogConfig, topic: &str) -> Result<(
     let replicas = TopicReplication::Fixed(place.replication.cast_signed());
     let new = NewTopic::new(topic, config.partitions.cast_signed(), replicas);
     let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
-    let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
+    let options =
+        AdminOptions::new().request_timeout(Some(SETTLED)).operation_timeout(Some(SETTLED));
     for result in admin.create_topics([&new], &options).await.map_err(unavailable)? {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}

@@ -31,7 +31,12 @@ pub(super) struct Groups {
 impl Groups {
     pub(super) fn new(place: &Place) -> Self {
         let mut config = place.client.clone();
-        config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
+        config
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Nobody joins; it is how long a commit waits for its coordinator to be found.
+            .set("session.timeout.ms", ANSWER.as_millis().to_string())
+            .set("heartbeat.interval.ms", "1000");
         let (known, making, clients) = Default::default();
         Self { config, known, making, clients }
     }

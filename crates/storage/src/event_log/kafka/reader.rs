@@ -237,3 +237,27 @@ fn event(message: &BorrowedMessage<'_>) -> Event {
         body: message.payload().unwrap_or_default().to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::kit::{of_the_run, open};
+    use super::*;
+    use crate::event_log::conformance::{append_durably, read_all, record};
+    use crate::event_log::partition_of;
+
+    /// As after an error of the partition.
+    #[tokio::test]
+    async fn a_place_that_was_given_up_is_made_anew() {
+        let log = open(&of_the_run()).await;
+        append_durably(&log, &[record("device", "one"), record("device", "two")]).await;
+        let partition = partition_of(b"device", 4);
+        for _ in 0..3 {
+            assert_eq!(read_all(&log, partition).await.len(), 2);
+            let (readers, key) =
+                (Arc::clone(&log.readers), (log.shared.place.name("d2c"), partition));
+            let mut reading = blocking(move || readers.reading(key, 1)).await.expect("a place");
+            reading.place = None;
+        }
+        assert_eq!(lock(&log.readers.clients).len(), 1);
+    }
+}

@@ -9,7 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use super::kit::Broker;
+use super::kit::{Broker, free_port};
 use super::*;
 use crate::event_log::kafka::url::Place;
 
@@ -96,8 +96,13 @@ async fn what_nobody_acknowledges_in_time_has_failed_and_appending_goes_on() {
     let sink: Arc<dyn Completions> = collector.clone();
     append(&log, &sink, 0, 1).await;
     assert!(collector.wait(5).await.iter().all(|c| c.durable));
+    log.group_commit(TOPIC_D2C, "a", &[(0, 1)]).await.expect("commit");
     broker.kill();
     append(&log, &sink, 1, 100).await;
+    let away = log.range(TOPIC_D2C, 0).await;
+    assert!(away.is_err_and(|error| error.retryable()));
+    let away = log.group_commit(TOPIC_D2C, "a", &[(0, 1)]).await;
+    assert!(away.is_err_and(|error| error.retryable()));
     let told = collector.wait(505).await;
     assert!(told[5..].iter().all(|c| !c.durable), "nobody was there");
     broker.start_again().await;
@@ -205,5 +210,44 @@ async fn after_a_fatal_error_another_producer_follows() {
     for device in 0..5 {
         let mine = told.iter().filter(|c| c.token.connection == device);
         assert!(mine.map(|c| c.token.sequence).eq(0..22), "each once, in order");
+    }
+}
+
+/// By TLS, with a password.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guarded_broker_lets_in_who_knows_the_password() {
+    let broker = Broker::with(|folder, port| {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+        let (cert, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
+        std::fs::write(folder.join("ca.pem"), &cert).expect("written");
+        std::fs::write(folder.join("server.pem"), key + &cert).expect("written");
+        let (inner, controller) = (free_port(), free_port());
+        format!(
+            "listeners=SASL_SSL://127.0.0.1:{port},PLAINTEXT://127.0.0.1:{inner},\
+             CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=SASL_SSL://localhost:{port},PLAINTEXT://127.0.0.1:{inner}\n\
+             controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
+             inter.broker.listener.name=PLAINTEXT\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,\
+             SASL_SSL:SASL_SSL\nsasl.enabled.mechanisms=PLAIN\n\
+             listener.name.sasl_ssl.plain.sasl.jaas.config=\
+             org.apache.kafka.common.security.plain.PlainLoginModule required user_me=\"p@ss\";\n\
+             ssl.keystore.type=PEM\nssl.keystore.location=server.pem\n"
+        )
+    });
+    let broker = broker.await;
+    let tls = format!("sasl=PLAIN&tls=true&sslrootcert={}", broker.path("ca.pem").display());
+    let log = open(&broker.url_with("me:p%40ss@", &tls)).await;
+    append_durably(&log, &[record("device", "x")]).await;
+    assert_eq!(read_all(&log, partition_of(b"device", 4)).await.len(), 1);
+    log.group_commit(TOPIC_D2C, "a", &[(0, 1)]).await.expect("commit");
+    for (login, options) in [
+        ("me:secret@", tls.as_str()),
+        ("me:secret@", "sasl=PLAIN"),
+        ("me:p%40ss@", "sasl=PLAIN&tls=true"),
+    ] {
+        let refused = KafkaLog::open(&broker.url_with(login, options), config()).await;
+        let error = told(&refused.err().expect("refused"));
+        assert!(!error.contains("secret") && !error.contains("p@ss"), "{error}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -58,6 +58,11 @@ pub struct Broker {
 
 impl Broker {
     pub async fn start() -> Self {
+        Self::with(|_, _| String::new()).await
+    }
+
+    /// With settings for its folder and port; they win over the usual ones.
+    pub async fn with(settings: impl FnOnce(&Path, u16) -> String) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (port, controller) = (free_port(), free_port());
         let data = folder.path().join("data");
@@ -69,8 +74,9 @@ impl Broker {
              advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
              log.dirs={}\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
-             broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=500\n",
-            data.display()
+             broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=500\n{}",
+            data.display(),
+            settings(folder.path(), port)
         );
         fs::write(folder.path().join("server.properties"), settings).expect("written");
         let mut format = java(folder.path());
@@ -84,8 +90,17 @@ impl Broker {
         broker
     }
 
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     pub fn url(&self) -> String {
-        under_a_prefix(&format!("kafka://127.0.0.1:{}", self.port))
+        self.url_with("", "")
+    }
+
+    /// As a user, who stands before the host, and with options.
+    pub fn url_with(&self, login: &str, options: &str) -> String {
+        under_a_prefix(&format!("kafka://{login}localhost:{}?{options}", self.port))
     }
 
     /// SIGKILL.
@@ -135,7 +150,7 @@ fn spawn(folder: &Path) -> Child {
     java.args(["kafka.Kafka", "server.properties"]).stdout(log).spawn().expect("a broker")
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     listener.local_addr().expect("an address").port()
 }

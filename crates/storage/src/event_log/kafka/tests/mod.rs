@@ -12,7 +12,7 @@ use crate::event_log::{
 
 mod differential;
 mod faults;
-mod kit;
+pub(super) mod kit;
 
 use kit::{config, of_the_run, open, told};
 
@@ -218,4 +218,45 @@ async fn groups_are_seen_by_every_process() {
     assert_eq!(two.group_positions(TOPIC_D2C, "a").await.expect("positions"), [(1, 11)]);
     two.group_commit(TOPIC_EVENTS, "a", &[(1, 12)]).await.expect("commit");
     assert_eq!(one.group_positions(TOPIC_D2C, "a").await.expect("positions"), [(1, 12)]);
+}
+
+#[tokio::test]
+async fn retention_is_the_topics() {
+    use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+    use rdkafka::client::DefaultClientContext;
+    let url = of_the_run();
+    let config = KafkaLogConfig {
+        retention_age: Duration::from_secs(3_600),
+        retention_bytes: 4 << 20,
+        ..config()
+    };
+    KafkaLog::open(&url, config).await.expect("open");
+    let place = super::url::Place::parse(&url).expect("a place");
+    let admin: AdminClient<DefaultClientContext> = place.client.create().expect("an admin client");
+    let topic = place.name(TOPIC_D2C);
+    let asked = [ResourceSpecifier::Topic(&topic)];
+    let found = admin.describe_configs(&asked, &AdminOptions::new()).await.expect("asked");
+    let settings = found[0].as_ref().expect("described").entry_map();
+    for (name, want) in [
+        ("retention.ms", "3600000"),
+        ("retention.bytes", "1048576"),
+        ("segment.ms", "900000"),
+        ("cleanup.policy", "delete"),
+    ] {
+        assert_eq!(settings[name].value.as_deref(), Some(want), "{name}");
+    }
+}
+
+/// Nobody waits for what is under way: it fails, and is told.
+#[tokio::test]
+async fn dropped_without_a_word_it_completes_what_it_accepted() {
+    let log = open(&of_the_run()).await;
+    let collector = Collector::new();
+    let sink: Arc<dyn Completions> = collector.clone();
+    for n in 0..100 {
+        log.append(TOPIC_D2C, record("device", "x"), token(0, n), Some(&sink)).expect("room");
+    }
+    drop(log);
+    let told = collector.wait(0).await;
+    assert!(told.iter().map(|c| c.token.sequence).eq(0..100));
 }
