@@ -32,7 +32,10 @@ pub(super) async fn ensure(
     let mut look = interval(Duration::from_millis(20));
     loop {
         look.tick().await;
-        match timeout_at(deadline, ready(place, config, meta, topic)).await {
+        let usable = async {
+            Ok(ready(place, config, meta, topic).await? && leads(config, meta, topic).await?)
+        };
+        match timeout_at(deadline, usable).await {
             Ok(Ok(false)) => {}
             Ok(done) => return done.map(drop),
             Err(_) => {
@@ -54,8 +57,8 @@ async fn ready(
 ) -> Result<bool, StoreError> {
     let (meta, name) = (Arc::clone(meta), topic.to_owned());
     // A consumer's question makes no topic, whatever the broker does for a producer.
-    let metadata = blocking(move || meta.fetch_metadata(Some(&name), ANSWER)).await;
-    let metadata = metadata.map_err(|source| {
+    let fetched = blocking(move || meta.fetch_metadata(Some(&name), ANSWER)).await;
+    let metadata = fetched.map_err(|source| {
         let servers = &place.servers;
         unavailable(format!(
             "no Kafka broker of {servers} answers within {ANSWER:?} ({source}): is it running, and \
@@ -83,6 +86,34 @@ async fn ready(
     Ok(count != 0 && found.partitions().iter().all(|partition| partition.leader() >= 0))
 }
 
+/// Whether each leader knows that it is one: they hear of it later than others do.
+async fn leads(
+    config: &KafkaLogConfig,
+    meta: &Arc<BaseConsumer<Logged>>,
+    topic: &str,
+) -> Result<bool, StoreError> {
+    let (meta, name, partitions) = (Arc::clone(meta), topic.to_owned(), config.partitions);
+    let ask = move || {
+        let mut all =
+            (0..partitions.cast_signed()).map(|n| meta.fetch_watermarks(&name, n, ANSWER));
+        all.try_for_each(|answer| answer.map(drop))
+    };
+    match blocking(ask).await.map_err(|error| (error.rdkafka_error_code(), error)) {
+        Ok(()) => Ok(true),
+        Err((
+            Some(
+                RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition,
+            ),
+            _,
+        )) => Ok(false),
+        Err((_, error)) => Err(unavailable(error)),
+    }
+}
+
 async fn create(place: &Place, config: &KafkaLogConfig, topic: &str) -> Result<(), StoreError> {
     let admin = AdminClient::from_config_and_context(&place.client, Logged).map_err(unavailable)?;
     let age = i64::try_from(config.retention_age.as_millis()).unwrap_or(-1);
@@ -105,7 +136,10 @@ async fn create(place: &Place, config: &KafkaLogConfig, topic: &str) -> Result<(
     let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
     let options =
         AdminOptions::new().request_timeout(Some(SETTLED)).operation_timeout(Some(SETTLED));
-    for result in admin.create_topics([&new], &options).await.map_err(unavailable)? {
+    let created = admin.create_topics([&new], &options).await;
+    // It waits for a thread of its own.
+    tokio::task::spawn_blocking(move || drop(admin));
+    for result in created.map_err(unavailable)? {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((_, code)) => {

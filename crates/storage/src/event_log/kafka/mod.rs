@@ -7,7 +7,7 @@ use std::future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use dunlin_model::event::Event;
@@ -154,7 +154,7 @@ impl Shared {
         let (meta, name) = (Arc::clone(&self.meta), topic.kafka.clone());
         let ask = move || {
             while meta.poll(Duration::ZERO).is_some() {}
-            meta.fetch_watermarks(&name, partition.cast_signed(), ANSWER)
+            led(|| meta.fetch_watermarks(&name, partition.cast_signed(), ANSWER))
         };
         let (begin, end) = blocking(ask).await.map_err(unavailable)?;
         let offset = |offset: i64| u64::try_from(offset).unwrap_or(0);
@@ -245,11 +245,15 @@ impl EventLog for KafkaLog {
             list.add_partition_offset(&topic.kafka, partition.cast_signed(), Offset::Offset(time));
         added.map_err(unavailable)?;
         let meta = Arc::clone(&self.shared.meta);
-        let found = blocking(move || meta.offsets_for_times(list, ANSWER)).await;
-        let found = found.map_err(unavailable)?;
-        let [found] = &found.elements()[..] else { return Ok(range.end) };
-        found.error().map_err(unavailable)?;
-        match found.offset() {
+        let ask = move || {
+            led(|| {
+                let found = meta.offsets_for_times(list.clone(), ANSWER)?;
+                let found = found.elements();
+                let [found] = &found[..] else { return Ok(Offset::End) };
+                found.error().map(|()| found.offset())
+            })
+        };
+        match blocking(ask).await.map_err(unavailable)? {
             Offset::Offset(offset) => Ok(u64::try_from(offset).unwrap_or(range.end)),
             // None so late.
             _ => Ok(range.end),
@@ -314,6 +318,23 @@ impl Drop for KafkaLog {
         {
             tracing::error!("the thread that heard of kafka's deliveries has panicked");
         }
+    }
+}
+
+/// Asks again while a partition's leader is not known: it is new, or another one now. Blocks.
+fn led<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
+    let since = Instant::now();
+    loop {
+        let answer = ask();
+        let code = answer.as_ref().err().and_then(KafkaError::rdkafka_error_code);
+        let leaderless = [
+            Some(RDKafkaErrorCode::NotLeaderForPartition),
+            Some(RDKafkaErrorCode::LeaderNotAvailable),
+        ];
+        if !leaderless.contains(&code) || since.elapsed() > ANSWER {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
