@@ -64,13 +64,15 @@ pub struct Stores {
     /// Devices, modules, policies and C2D messages: `embedded:` (in the data folder) or
     /// `embedded:FOLDER`.
     pub devices: String,
-    /// What devices send: `embedded:` (in the data folder) or `embedded:FOLDER`.
+    /// What devices send: `embedded:` (in the data folder), `embedded:FOLDER`, or
+    /// `kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT]?prefix=NAME&replication=N`, which also takes
+    /// delivery_timeout (seconds), tls, sslrootcert and sasl.
     pub events: String,
     /// Which gateway holds which device: `memory:`.
     pub presence: String,
-    /// Partitions of the embedded event log. Fixed when the log is made.
+    /// Partitions of the event log. Fixed when the log is made.
     pub event_partitions: u32,
-    /// Hours that the embedded event log keeps what devices sent.
+    /// Hours that the event log keeps what devices sent. Of a topic that is there, Kafka knows.
     pub event_retention_hours: u64,
 }
 

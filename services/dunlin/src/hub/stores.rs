@@ -9,13 +9,13 @@ use anyhow::{Context, Result, anyhow};
 use dunlin_runtime::clock;
 use dunlin_storage::command_queue::SqliteCommandQueue;
 use dunlin_storage::device_store::{ConnectionReport, SqliteDeviceStore};
-use dunlin_storage::event_log::{SegmentLog, SegmentLogConfig};
+use dunlin_storage::event_log::{KafkaLog, KafkaLogConfig, SegmentLog, SegmentLogConfig};
 use dunlin_storage::presence::{MemoryPresence, first_epoch};
 use dunlin_storage::sqlite::{DataFolder, Sqlite};
 use dunlin_storage::twin_store::SqliteTwinStore;
 use dunlin_storage::{CommandQueue, DeviceStore, EventLog, Presence, TwinStore};
 
-use crate::config::Config;
+use crate::config::{Config, Stores as Urls};
 
 /// Handles on the stores; a clone is the same stores.
 #[derive(Clone)]
@@ -33,22 +33,11 @@ impl Stores {
     pub async fn open(config: &Config) -> Result<Self> {
         let urls = &config.stores;
         let mut folders = Folders { data: config.hub.data.clone(), open: BTreeMap::new() };
-        let (_, sqlite) = folders.get("stores.devices", &urls.devices)?;
+        let (_, sqlite) = folders.get("stores.devices", &urls.devices, "embedded:FOLDER")?;
         let twins = Arc::new(SqliteTwinStore::new(sqlite.clone()));
         let commands = Arc::new(SqliteCommandQueue::new(sqlite.clone()));
         let devices: Arc<dyn DeviceStore> = Arc::new(SqliteDeviceStore::new(sqlite));
-        let (folder, sqlite) = folders.get("stores.events", &urls.events)?;
-        let shape = SegmentLogConfig {
-            partitions: urls.event_partitions,
-            retention_age: Duration::from_secs(
-                urls.event_retention_hours.max(1).saturating_mul(3_600),
-            ),
-            ..SegmentLogConfig::default()
-        };
-        let folder = folder.join("events");
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        let events = SegmentLog::open(&folder, sqlite, shape)?;
+        let events = events(urls, &mut folders).await?;
         if urls.presence != "memory:" {
             return Err(unsupported("stores.presence", &urls.presence, "memory:"));
         }
@@ -61,13 +50,30 @@ impl Stores {
         };
         devices.connections_record(vec![ended]).await?;
         let presence = Arc::new(MemoryPresence::new(generation));
-        Ok(Self { devices, twins, commands, events: Arc::new(events), presence })
+        Ok(Self { devices, twins, commands, events, presence })
     }
 
     /// Makes durable what was accepted. Last of all, once nobody appends any more.
     pub async fn close(&self) {
         self.events.close().await;
     }
+}
+
+async fn events(urls: &Urls, folders: &mut Folders) -> Result<Arc<dyn EventLog>> {
+    let partitions = urls.event_partitions;
+    let hours = urls.event_retention_hours.max(1);
+    let retention_age = Duration::from_secs(hours.saturating_mul(3_600));
+    if urls.events.starts_with("kafka:") {
+        let shape = KafkaLogConfig { partitions, retention_age, ..KafkaLogConfig::default() };
+        return Ok(Arc::new(KafkaLog::open(&urls.events, shape).await?));
+    }
+    let supported = "embedded:FOLDER and kafka://HOST:PORT";
+    let (folder, sqlite) = folders.get("stores.events", &urls.events, supported)?;
+    let shape = SegmentLogConfig { partitions, retention_age, ..SegmentLogConfig::default() };
+    let folder = folder.join("events");
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(Arc::new(SegmentLog::open(&folder, sqlite, shape)?))
 }
 
 /// Data folders by path: two stores in one folder share it.
@@ -77,9 +83,9 @@ struct Folders {
 }
 
 impl Folders {
-    fn get(&mut self, setting: &str, url: &str) -> Result<(PathBuf, Sqlite)> {
+    fn get(&mut self, setting: &str, url: &str, supported: &str) -> Result<(PathBuf, Sqlite)> {
         let Some(path) = url.strip_prefix("embedded:") else {
-            return Err(unsupported(setting, url, "embedded:FOLDER"));
+            return Err(unsupported(setting, url, supported));
         };
         let path = if path.is_empty() { self.data.clone() } else { Path::new(path).to_owned() };
         // However it is written, a folder is opened once.
@@ -153,10 +159,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn events_may_be_in_kafka() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let server = std::env::var("DUNLIN_TEST_KAFKA").unwrap_or_else(|_| {
+            panic!("DUNLIN_TEST_KAFKA is not set: cargo xtask test --only cargo -- … sets it")
+        });
+        let mut config = Config::default();
+        config.hub.data = folder.path().to_owned();
+        config.stores.event_partitions = 3;
+        config.stores.events = format!("{server}?prefix=stores-{}", std::process::id());
+        let stores = Stores::open(&config).await.expect("stores");
+        assert_eq!(stores.events.partitions(), 3);
+        stores.events.range("d2c", 2).await.expect("its topic is there");
+        stores.close().await;
+        drop(stores);
+        config.stores.events = "kafka://me:secret@127.0.0.1:9?acks=1".to_owned();
+        let error = format!("{:#}", Stores::open(&config).await.err().expect("refused"));
+        assert!(error.contains("acks") && !error.contains("secret"), "{error}");
+    }
+
+    #[tokio::test]
     async fn other_schemes_are_refused_by_name_and_without_their_password() {
         let folder = tempfile::tempdir().expect("a folder");
         for (setting, supported) in
-            [("devices", "embedded:"), ("events", "embedded:"), ("presence", "memory:")]
+            [("devices", "embedded:"), ("events", "kafka:"), ("presence", "memory:")]
         {
             let mut config = Config::default();
             config.hub.data = folder.path().to_owned();
