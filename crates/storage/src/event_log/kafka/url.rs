@@ -127,7 +127,10 @@ impl Security {
             client.set("sasl.mechanism", self.sasl);
             for (name, value) in [("sasl.username", user), ("sasl.password", password)] {
                 let text = percent_decode_str(value).decode_utf8();
-                let text = text.map_err(|_| unavailable("user and password must be UTF-8"))?;
+                let text = text.ok().filter(|text| !text.contains('\0'));
+                let text = text.ok_or_else(|| {
+                    unavailable("user and password of a Kafka URL must be UTF-8, without NUL")
+                })?;
                 client.set(name, text);
             }
         }
@@ -183,6 +186,7 @@ mod tests {
             ("kafka://me:secret@host", "HOST:PORT"),
             ("kafka://me:secret@host:1,", "HOST:PORT"),
             ("kafka://secret@host:1", "USER:PASSWORD"),
+            ("kafka://me:secret%00@host:1", "without NUL"),
             ("kafka://me:secret@host:1?acks=1", "\"acks\""),
             ("kafka://me:secret@host:1?replication=0", "replication"),
             ("kafka://me:secret@host:1?prefix=a/b", "prefix"),

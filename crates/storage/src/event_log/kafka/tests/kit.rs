@@ -1,7 +1,7 @@
 //! Kafka brokers for tests: the one of the run, shared under prefixes, and ones of a test's own.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -85,8 +85,8 @@ impl Broker {
         format.args(["-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", "server.properties"]);
         assert!(format.status().expect("java").success());
         let child = spawn(folder.path());
-        let broker = Self { child, port, folder };
-        broker.answers().await;
+        let mut broker = Self { child, port, folder };
+        broker.started().await;
         broker
     }
 
@@ -112,7 +112,7 @@ impl Broker {
     /// Starts it again on what it left behind.
     pub async fn start_again(&mut self) {
         self.child = spawn(self.folder.path());
-        self.answers().await;
+        self.started().await;
     }
 
     pub fn signal(&self, name: &str) {
@@ -121,10 +121,17 @@ impl Broker {
         assert!(sent.success());
     }
 
-    async fn answers(&self) {
+    /// It is asked of its log: whoever tries a port of its own machine may meet himself there.
+    async fn started(&mut self) {
         let mut look = tokio::time::interval(Duration::from_millis(20));
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+        loop {
             look.tick().await;
+            let ended = self.child.try_wait().expect("a child");
+            let log = fs::read_to_string(self.path("log")).unwrap_or_default();
+            if log.contains("Kafka Server started") {
+                return;
+            }
+            assert!(ended.is_none(), "the broker has ended: {log}");
         }
     }
 }
@@ -145,12 +152,15 @@ fn java(folder: &Path) -> Command {
 }
 
 fn spawn(folder: &Path) -> Child {
-    let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log");
+    let log = File::create(folder.join("log")).expect("a log");
     let mut java = java(folder);
-    java.args(["kafka.Kafka", "server.properties"]).stdout(log).spawn().expect("a broker")
+    java.args(["kafka.Kafka", "server.properties"]).stderr(log).spawn().expect("a broker")
 }
 
+/// Below the ephemeral ports: a client that looks for a broker that is away may be given the very
+/// same as its own, and so take it.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
+    let draw = || fastrand::u16(20_000..32_000);
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    std::iter::repeat_with(draw).take(1_000).find(free).expect("a port")
 }
