@@ -4,6 +4,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
 
 /// Of clients that answer for themselves.
 pub(super) struct Logged;
@@ -29,6 +30,14 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
+/// That a broker is away, `log` has said already, and less often.
 pub(super) fn told(error: &KafkaError, reason: &str) {
-    tracing::warn!(%error, reason, "kafka");
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::Resolve,
+        ) => tracing::debug!(%error, reason, "kafka"),
+        _ => tracing::warn!(%error, reason, "kafka"),
+    }
 }
