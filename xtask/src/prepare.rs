@@ -13,7 +13,11 @@ struct Tool {
     packages: &'static [&'static str],
 }
 
-const TOOLS: [Tool; 8] = [
+const TOOLS: [Tool; 11] = [
+    // librdkafka is built with them.
+    Tool { probe: &["make", "--version"], packages: &["make"] },
+    Tool { probe: &["c++", "--version"], packages: &["g++"] },
+    Tool { probe: &["pkg-config", "--exists", "openssl"], packages: &["pkg-config", "libssl-dev"] },
     Tool { probe: &["git", "--version"], packages: &["git"] },
     Tool {
         probe: &["python3", "-c", "import venv, ensurepip"],

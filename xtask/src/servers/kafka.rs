@@ -28,7 +28,8 @@ pub fn prepare() -> Result<()> {
     })
 }
 
-fn folder() -> Result<PathBuf> {
+/// With the jars in `libs`.
+pub fn folder() -> Result<PathBuf> {
     Ok(workspace::target()?.join("kafka"))
 }
 

@@ -26,6 +26,8 @@ pub const REDIS: &str = "DUNLIN_TEST_REDIS";
 pub const REDIS_TLS: &str = "DUNLIN_TEST_REDIS_TLS";
 /// `kafka://HOST:PORT`.
 pub const KAFKA: &str = "DUNLIN_TEST_KAFKA";
+/// Folder with Kafka's jars in `libs`, for tests that start a broker of their own.
+pub const KAFKA_HOME: &str = "DUNLIN_TEST_KAFKA_HOME";
 /// PEM file with the certificate to trust of Postgres and Redis.
 pub const CA: &str = "DUNLIN_TEST_CA";
 
@@ -40,7 +42,7 @@ pub fn prepare() -> Result<()> {
     if needed(REDIS) {
         redis::prepare()?;
     }
-    if needed(KAFKA) {
+    if needed(KAFKA) || needed(KAFKA_HOME) {
         kafka::prepare()?;
     }
     Ok(())
@@ -73,6 +75,9 @@ impl Servers {
         // variable is theirs to set.
         if needed(CA) {
             servers.variables.push((CA, folder.join("server.pem").display().to_string()));
+        }
+        if needed(KAFKA_HOME) {
+            servers.variables.push((KAFKA_HOME, kafka::folder()?.display().to_string()));
         }
         // The slowest first; each is waited for once all are on their way.
         let kafka = needed(KAFKA).then(|| kafka::start(&folder)).transpose()?;

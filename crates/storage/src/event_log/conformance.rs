@@ -109,7 +109,7 @@ pub async fn records_come_back_byte_for_byte(log: Log) {
     ];
     let bodies: [&[u8]; 4] = [b"", b"\0\xff not utf-8 \xfe", b"text", &big];
     let record = |body, enqueued| Record { key: b"device", headers: &headers, body, enqueued };
-    let mut records: Vec<_> = (0..).zip(bodies).map(|(n, b)| record(b, n - 1)).collect();
+    let mut records: Vec<_> = (0..).zip(bodies).map(|(n, b)| record(b, n + 1)).collect();
     records.push(Record { headers: &[], ..record(b"bare", i64::MAX) });
     append_durably(&*log, &records).await;
 

@@ -9,9 +9,11 @@ use dunlin_model::event::Event;
 use crate::StoreError;
 
 pub mod conformance;
+mod kafka;
 mod partitioner;
 mod segment;
 
+pub use kafka::{KafkaLog, KafkaLogConfig};
 pub use partitioner::partition_of;
 pub use segment::{SegmentLog, SegmentLogConfig, SegmentLogError};
 
@@ -20,6 +22,12 @@ pub const TOPIC_D2C: &str = "d2c";
 /// The built-in endpoint; a reader of it reads `d2c` until routing fills it.
 pub const TOPIC_EVENTS: &str = "events";
 
+/// Until routing fills the built-in endpoint, its readers and their groups are on what devices
+/// send. The one place that says so.
+fn physical(topic: &'static str) -> &'static str {
+    if topic == TOPIC_EVENTS { TOPIC_D2C } else { topic }
+}
+
 /// A record to append, borrowed: nothing is allocated for it on the caller's side.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
@@ -27,7 +35,7 @@ pub struct Record<'a> {
     pub key: &'a [u8],
     pub headers: &'a [Header<'a>],
     pub body: &'a [u8],
-    /// Unix milliseconds: when the hub took it.
+    /// Unix milliseconds: when the hub took it. From 1 on: Kafka has no others.
     pub enqueued: i64,
 }
 

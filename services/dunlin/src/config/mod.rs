@@ -65,14 +65,16 @@ pub struct Stores {
     /// `embedded:FOLDER`, or `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, over a network with
     /// `?sslmode=verify-full&sslrootcert=FILE`.
     pub devices: String,
-    /// What devices send: `embedded:` (in the data folder) or `embedded:FOLDER`.
+    /// What devices send: `embedded:` (in the data folder), `embedded:FOLDER`, or
+    /// `kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT]?prefix=NAME&replication=N`, which also takes
+    /// delivery_timeout (seconds), tls, sslrootcert and sasl.
     pub events: String,
     /// Which gateway holds which device: `memory:`, or `redis://:PASSWORD@HOST:PORT`, over a network
     /// `rediss://…?sslrootcert=FILE`; hubs that share a server have a `prefix=NAME` each.
     pub presence: String,
-    /// Partitions of the embedded event log. Fixed when the log is made.
+    /// Partitions of the event log. Fixed when the log is made.
     pub event_partitions: u32,
-    /// Hours that the embedded event log keeps what devices sent.
+    /// Hours that the event log keeps what devices sent. Of a topic that is there, Kafka knows.
     pub event_retention_hours: u64,
 }
 

@@ -9,14 +9,14 @@ use anyhow::{Context, Result, anyhow};
 use dunlin_runtime::clock;
 use dunlin_storage::command_queue::{PostgresCommandQueue, SqliteCommandQueue};
 use dunlin_storage::device_store::{ConnectionReport, PostgresDeviceStore, SqliteDeviceStore};
-use dunlin_storage::event_log::{SegmentLog, SegmentLogConfig};
+use dunlin_storage::event_log::{KafkaLog, KafkaLogConfig, SegmentLog, SegmentLogConfig};
 use dunlin_storage::postgres::{Postgres, PostgresConfig};
 use dunlin_storage::presence::{MemoryPresence, RedisPresence, first_epoch};
 use dunlin_storage::sqlite::{DataFolder, Sqlite};
 use dunlin_storage::twin_store::{PostgresTwinStore, SqliteTwinStore};
 use dunlin_storage::{CommandQueue, DeviceStore, EventLog, Presence, TwinStore};
 
-use crate::config::Config;
+use crate::config::{Config, Stores as Urls};
 
 /// Handles on the stores; a clone is the same stores.
 #[derive(Clone)]
@@ -35,20 +35,9 @@ impl Stores {
         let urls = &config.stores;
         let mut folders = Folders { data: config.hub.data.clone(), open: BTreeMap::new() };
         let (devices, twins, commands) = devices(&mut folders, &urls.devices).await?;
-        let (folder, sqlite) = folders.get("stores.events", &urls.events, "embedded:FOLDER")?;
-        let shape = SegmentLogConfig {
-            partitions: urls.event_partitions,
-            retention_age: Duration::from_secs(
-                urls.event_retention_hours.max(1).saturating_mul(3_600),
-            ),
-            ..SegmentLogConfig::default()
-        };
-        let folder = folder.join("events");
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        let events = SegmentLog::open(&folder, sqlite, shape)?;
+        let events = events(urls, &mut folders).await?;
         let presence = presence(&urls.presence, &devices).await?;
-        Ok(Self { devices, twins, commands, events: Arc::new(events), presence })
+        Ok(Self { devices, twins, commands, events, presence })
     }
 
     /// Makes durable what was accepted. Last of all, once nobody appends any more.
@@ -92,6 +81,23 @@ async fn presence(url: &str, devices: &Arc<dyn DeviceStore>) -> Result<Arc<dyn P
         ConnectionReport::EndBefore { epoch: first_epoch(generation), at: clock::unix_millis() };
     devices.connections_record(vec![ended]).await?;
     Ok(Arc::new(MemoryPresence::new(generation)))
+}
+
+async fn events(urls: &Urls, folders: &mut Folders) -> Result<Arc<dyn EventLog>> {
+    let partitions = urls.event_partitions;
+    let hours = urls.event_retention_hours.max(1);
+    let retention_age = Duration::from_secs(hours.saturating_mul(3_600));
+    if urls.events.starts_with("kafka:") {
+        let shape = KafkaLogConfig { partitions, retention_age, ..KafkaLogConfig::default() };
+        return Ok(Arc::new(KafkaLog::open(&urls.events, shape).await?));
+    }
+    let supported = "embedded:FOLDER and kafka://HOST:PORT";
+    let (folder, sqlite) = folders.get("stores.events", &urls.events, supported)?;
+    let shape = SegmentLogConfig { partitions, retention_age, ..SegmentLogConfig::default() };
+    let folder = folder.join("events");
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(Arc::new(SegmentLog::open(&folder, sqlite, shape)?))
 }
 
 /// Data folders by path: two stores in one folder share it.
@@ -177,10 +183,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn events_may_be_in_kafka() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let server = std::env::var("DUNLIN_TEST_KAFKA").unwrap_or_else(|_| {
+            panic!("DUNLIN_TEST_KAFKA is not set: cargo xtask test --only cargo -- … sets it")
+        });
+        let mut config = Config::default();
+        config.hub.data = folder.path().to_owned();
+        config.stores.event_partitions = 3;
+        config.stores.events = format!("{server}?prefix=stores-{}", std::process::id());
+        let stores = Stores::open(&config).await.expect("stores");
+        assert_eq!(stores.events.partitions(), 3);
+        stores.events.range("d2c", 2).await.expect("its topic is there");
+        stores.close().await;
+        drop(stores);
+        config.stores.events = "kafka://me:secret@127.0.0.1:9?acks=1".to_owned();
+        let error = format!("{:#}", Stores::open(&config).await.err().expect("refused"));
+        assert!(error.contains("acks") && !error.contains("secret"), "{error}");
+    }
+
+    #[tokio::test]
     async fn other_schemes_are_refused_by_name_and_without_their_password() {
         let folder = tempfile::tempdir().expect("a folder");
         for (setting, supported) in
-            [("devices", "embedded:"), ("events", "embedded:"), ("presence", "redis://")]
+            [("devices", "embedded:"), ("events", "kafka:"), ("presence", "redis://")]
         {
             let mut config = Config::default();
             config.hub.data = folder.path().to_owned();

@@ -14,17 +14,11 @@ use super::topic::Topic;
 use super::{SegmentLog, groups, reader};
 use crate::StoreError;
 use crate::event_log::{
-    Completions, EventLog, Full, Position, Range, ReadLimit, Record, TOPIC_D2C, TOPIC_EVENTS, Token,
+    Completions, EventLog, Full, Position, Range, ReadLimit, Record, Token, physical,
 };
 
 /// The longest a reader sleeps, so that `Duration::MAX` means no end.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// Until routing fills the built-in endpoint, its readers and their groups are on what devices
-/// send. The one place that says so.
-fn physical(topic: &'static str) -> &'static str {
-    if topic == TOPIC_EVENTS { TOPIC_D2C } else { topic }
-}
 
 impl SegmentLog {
     fn topic(&self, name: &str) -> io::Result<Arc<Topic>> {
