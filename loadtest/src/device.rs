@@ -5,6 +5,8 @@ mod misbehave;
 mod mqtt;
 mod outbox;
 mod pace;
+#[cfg(test)]
+mod throttled;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,6 +18,7 @@ use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::awaited::Awaited;
 use crate::backend::Waiting;
 use crate::fleet::{self, Phase};
 use crate::history::{self, Kind, Line, Pen};
@@ -40,6 +43,7 @@ pub struct Shared {
     pub pen: RefCell<Pen>,
     pub scratch: Scratch,
     pub waiting: Waiting,
+    pub awaited: Awaited,
     /// Sockets of devices that dropped their TLS state.
     pub silent: RefCell<Vec<std::net::TcpStream>>,
 }

@@ -37,6 +37,34 @@ pub mod phase {
     pub const HOLD: &str = "hold";
 }
 
+/// Whether the histories of a run can prove that a C2D message or its feedback is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Drained {
+    Yes,
+    /// It was not asked for.
+    No,
+    /// Nobody reads the feedback that is asked for.
+    Unread,
+    /// Devices that messages went to are not connected, or misbehave.
+    Away,
+}
+
+impl Drained {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Yes => "drained: a C2D message without an end, or feedback never read, is lost",
+            Self::No => "open: the end of C2D messages and feedback was not waited for",
+            Self::Unread => {
+                "open: nobody reads the feedback that is asked for (a back end that does = \"feedback\")"
+            }
+            Self::Away => {
+                "open: devices are away or misbehave, so their C2D messages may still come"
+            }
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 pub struct Report {
     #[serde(flatten)]
@@ -70,6 +98,8 @@ pub struct Report {
     pub phases: Vec<PhaseReport>,
     pub series: Curves,
     pub notes: Vec<String>,
+    /// How histories end, if the run has any.
+    pub drained: Option<Drained>,
 }
 
 impl Report {
@@ -122,6 +152,7 @@ impl Report {
             head: course.head,
             place: course.place,
             notes: Vec::new(),
+            drained: None,
         };
         report.notes = notes::of(&report);
         report
