@@ -130,17 +130,20 @@ async fn hub(listener: &TcpListener, answers: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// A moment in which two messages of a hundred a second are due.
+const MINUTE: Duration = Duration::from_secs(60);
+const ONCE_A_MINUTE: f64 = 1.0 / 60.0;
+
+/// Of one message a minute two are due, and no third for a long time.
 fn two_turns() -> Phase {
-    let start = Instant::now();
-    Phase::Work(Schedule { start, until: start + Duration::from_millis(15) })
+    let start = Instant::now() - MINUTE;
+    Phase::Work(Schedule { start, until: start + MINUTE * 60 })
 }
 
 #[tokio::test]
 async fn a_request_that_is_throttled_is_followed_by_another() -> Result<()> {
     let (listener, port) = listen().await?;
     let (phase, follow) = watch::channel(two_turns());
-    let telemetry = Stream { rate: Some(Rate::PerDevice(100.0)), ..Stream::default() };
+    let telemetry = Stream { rate: Some(Rate::PerDevice(ONCE_A_MINUTE)), ..Stream::default() };
     let retry = Some(Retry { first: 0.01, most: 0.01, ..Retry::default() });
     let group = Group { protocol: Protocol::Https, retry, telemetry, ..Group::default() };
     let shared = fleet::shared_with(Target::hub_at_port(port)?, &one(group), follow)?;
@@ -162,7 +165,7 @@ async fn a_request_that_is_throttled_is_followed_by_another() -> Result<()> {
 async fn a_back_end_that_is_throttled_goes_on() -> Result<()> {
     let (listener, port) = listen().await?;
     let (phase, follow) = watch::channel(two_turns());
-    let desired = Backend::of(Does::Desired, Rate::Total(100.0), Some(1), Size::Fixed(8));
+    let desired = Backend::of(Does::Desired, Rate::Total(ONCE_A_MINUTE), Some(1), Size::Fixed(8));
     let scenario = Scenario { backends: vec![desired], ..one(Group::default()) };
     let shared = fleet::shared_with(Target::hub_at_port(port)?, &scenario, follow)?;
     let serve = async {
