@@ -116,7 +116,10 @@ impl Crew {
     /// What was counted since the last cut.
     pub fn cut(&mut self) -> Result<Vec<Part>> {
         match self {
-            Self::Here(fleet) => Ok(vec![(fleet.cut(), None)]),
+            Self::Here(fleet) => {
+                fleet.check()?;
+                Ok(vec![(fleet.cut(), None)])
+            }
             Self::Workers(workers) => {
                 workers.look(&Ask::Cut)?;
                 Ok(std::mem::take(&mut workers.parts))
@@ -251,7 +254,10 @@ pub fn serve(run: &Run, plan: Plan, index: usize) -> Result<()> {
     for line in std::io::stdin().lines() {
         match serde_json::from_str(&line?).context("not for people: --crew is the parent's")? {
             Ask::Enter(order) => fleet.enter(order.into()),
-            Ask::Cut => answer(fleet.cut())?,
+            Ask::Cut => {
+                fleet.check()?;
+                answer(fleet.cut())?;
+            }
             Ask::Stop { drained } => return answer(fleet.stop(drained)?),
         }
     }

@@ -100,6 +100,11 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// Whether the history can be written.
+    pub fn check(&self) -> Result<()> {
+        self.recorder.as_ref().map_or(Ok(()), Recorder::check)
+    }
+
     pub fn enter(&self, phase: Phase) {
         self.phase.send_replace(phase);
     }

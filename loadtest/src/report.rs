@@ -172,22 +172,25 @@ impl Report {
     /// `html`.
     pub fn write(&self, json: Option<&Path>, html: Option<&Path>) -> Result<()> {
         let mut out = io::stdout().lock();
-        if let Some(path) = html {
-            let page = self.page().context("the page of the report")?;
-            save(path, &page)?;
-        }
-        let only_json = json == Some(Path::new("-"));
-        if !only_json {
-            self.text(&mut out)?;
-        }
-        let Some(path) = json else { return Ok(()) };
         let object = serde_json::to_string_pretty(self)? + "\n";
+        // First what can be seen, whatever becomes of the files.
+        let only_json = json == Some(Path::new("-"));
         if only_json {
             out.write_all(object.as_bytes())?;
-            return Ok(());
+        } else {
+            self.text(&mut out)?;
         }
-        save(path, &object)
+        let json = json.filter(|_| !only_json).map_or(Ok(()), |path| save(path, &object));
+        let page =
+            html.map_or(Ok(()), |path| save(path, &self.page().context("the page of the report")?));
+        json.and(page)
     }
+}
+
+/// Whether a report can be written there: found out before a run, not after it. Leaves what is there.
+pub fn probe(path: &Path) -> Result<()> {
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    opened.map(drop).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn save(path: &Path, text: &str) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The course of a run: identities, connecting, settling, bursts, work, the end.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::plan::{Plan, Share};
 use crate::report::{Course, Drained, Head, Report, phase};
 use crate::rest::Rest;
 use crate::target::Target;
-use crate::{identities, log_file};
+use crate::{identities, log_file, report};
 
 /// How long acknowledgements are waited for when nothing more is sent.
 const LAST_ACKS: Duration = Duration::from_secs(30);
@@ -66,6 +67,8 @@ async fn remove(devices: &Devices) -> Result<()> {
 
 async fn measure(run: &Run) -> Result<Report> {
     let scenario = run.scenario()?;
+    let json = run.json.as_deref().filter(|path| *path != Path::new("-"));
+    json.into_iter().chain(run.html.as_deref()).try_for_each(report::probe)?;
     let target = Arc::new(Target::of(&run.devices.hub, &run.broker)?);
     let plan = |share: &Share| Plan::new(&scenario, &target, share);
     let all = plan(&run.devices.share())?;
