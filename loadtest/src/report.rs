@@ -98,7 +98,7 @@ pub struct Report {
     pub phases: Vec<PhaseReport>,
     pub series: Curves,
     pub notes: Vec<String>,
-    /// How histories end, if the run has any.
+    /// How histories end, if the run has any and sends C2D messages.
     pub drained: Option<Drained>,
 }
 

@@ -143,7 +143,7 @@ async fn with_devices(
         going.enter("drain")?;
         going.crew.enter(Order::Idle)?;
         going.until(Some(LAST_ACKS), |seen| seen.open == 0).await?;
-        if run.history.is_some() {
+        if run.history.is_some() && scenario.sends_c2d() {
             drained = Some(going.drain(all, run.devices.is_whole()).await?);
             // Who reads feedback ends.
             going.crew.enter(Order::Idle)?;
@@ -255,9 +255,6 @@ impl Going {
     /// called lost.
     async fn drain(&mut self, all: &Plan, whole: bool) -> Result<Drained> {
         let scenario = &all.scenario;
-        if !scenario.sends_c2d() {
-            return Ok(Drained::Yes);
-        }
         if scenario.drain == 0.0 {
             return Ok(Drained::No);
         }
