@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use hyper::{Method, StatusCode};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -44,6 +45,8 @@ struct Lane {
     /// Unlike that of any other lane of these devices, and of an earlier run.
     actor: u32,
     done: u32,
+    /// When it began.
+    since: Timestamp,
 }
 
 /// How it goes out.
@@ -97,9 +100,10 @@ pub async fn run(shared: Rc<Shared>, thread: usize, threads: usize) -> Result<()
             };
             actor += 1;
             let (shared, backend, devices) = (shared.clone(), backend.clone(), devices.clone());
+            let since = Timestamp::now();
             let at = (at, of_thread);
             running.spawn_local(
-                Lane { shared, backend, way, devices, at, period, actor, done: 0 }.run(),
+                Lane { shared, backend, way, devices, at, period, actor, done: 0, since }.run(),
             );
         }
     }
@@ -293,7 +297,10 @@ impl Lane {
             let text = |name: &str| record[name].as_str().unwrap_or_default();
             let outcome = history::Outcome::parse(text("statusCode"));
             let device = text("deviceId");
-            let ours = self.shared.plan.owns(device);
+            // What had ended before is an earlier run's, whose feedback may come as late as now.
+            let ended = text("enqueuedTimeUtc").parse::<Timestamp>();
+            let early = ended.is_ok_and(|ended| ended < self.since);
+            let ours = !early && self.shared.plan.owns(device);
             // Those that are not a load test's have other ids.
             if let (true, Some(outcome), Ok(id)) =
                 (ours, outcome, text("originalMessageId").parse())

@@ -146,6 +146,23 @@ def test_a_message_that_the_hub_loses_is_found(hub, tmp_path):
     assert "lt-lost-000000" in str(refused.value) and " lost=1 " in str(refused.value), refused.value
 
 
+def test_feedback_of_an_earlier_run_is_not_this_ones(hub, tmp_path):
+    """It may come as late as in the middle of the next run of the same devices."""
+    group = 'hold = 2\n[[devices]]\nprefix = "lt-fb-"\ncount = 2\n'
+    send = group + '[[backends]]\ndoes = "c2d"\nrate = { total = 5 }\nack = "full"\n'
+    both = send + '[[backends]]\ndoes = "feedback"\nrate = { total = 5 }\n'
+    for name, text in [("send", send), ("both", both)]:
+        (tmp_path / name).write_text(text)
+    hub.loadtest("create", str(tmp_path / "send"))
+    hub.loadtest("run", str(tmp_path / "send"), "--reuse", "--quiet")
+    history = str(tmp_path / "history")
+    said = hub.loadtest("run", str(tmp_path / "both"), "--reuse", "--quiet", "--history", history)
+    hub.loadtest("remove", str(tmp_path / "send"))
+    assert "history drained" in said
+    checked = hub.loadtest("check", history, f"{history}.log")
+    assert " lost=0 " in checked, checked
+
+
 def queued(hub, device):
     """C2D messages that the hub has for it; None: it is not there."""
     try:
