@@ -5,8 +5,6 @@ mod misbehave;
 mod mqtt;
 mod outbox;
 mod pace;
-#[cfg(test)]
-mod throttled;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -262,3 +260,6 @@ impl Device {
         Ok(Self { shared, at: (0, 0), id, epoch: 0, ticket: None })
     }
 }
+
+#[cfg(test)]
+mod throttled;
