@@ -75,6 +75,10 @@ pub struct Run {
     /// Seconds of work before what is measured [default: 0].
     #[arg(long)]
     pub warm_up: Option<f64>,
+    /// With --history: seconds without news before C2D messages and feedback that are missing in the
+    /// end are taken for lost; 0: does not wait for them [default: 60].
+    #[arg(long, requires = "history")]
+    pub drain: Option<f64>,
     /// Unacknowledged messages a device may have; C2D messages on their way to it [default: 1].
     #[arg(long, requires = "rate")]
     pub window: Option<u16>,
@@ -237,6 +241,11 @@ impl Devices {
         Ok(scenario)
     }
 
+    /// Whether no other machine has devices of the run.
+    pub fn is_whole(&self) -> bool {
+        self.share() == Share::ALL
+    }
+
     pub fn share(&self) -> Share {
         let range = self.range.clone().unwrap_or(Share::ALL.range);
         Share { range, part: self.worker.unwrap_or(Share::ALL.part) }
@@ -257,6 +266,7 @@ impl Run {
         let mut scenario = self.devices.scenario()?;
         scenario.hold = self.hold.unwrap_or(scenario.hold);
         scenario.warm_up = self.warm_up.unwrap_or(scenario.warm_up);
+        scenario.drain = self.drain.unwrap_or(scenario.drain);
         scenario.burst = self.burst.unwrap_or(scenario.burst);
         if let Some(rate) = self.rate {
             self.work(&mut scenario, rate)?;

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use hyper::{Method, StatusCode};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::device::Shared;
+use crate::feedback::Batch;
 use crate::fleet::{self, Phase, Schedule};
 use crate::history::{self, Kind, Line};
 use crate::http::Answer;
@@ -43,6 +45,8 @@ struct Lane {
     /// Unlike that of any other lane of these devices, and of an earlier run.
     actor: u32,
     done: u32,
+    /// When it began.
+    since: Timestamp,
 }
 
 /// How it goes out.
@@ -62,18 +66,26 @@ pub async fn run(shared: Rc<Shared>, thread: usize, threads: usize) -> Result<()
     let mut actor = std::process::id() << 16;
     for backend in &plan.scenario.backends {
         let served = || plan.sides.iter().filter(|side| backend.serves(&side.group));
-        let all: usize = served().map(|side| side.group.count).sum();
-        let here: usize = served().map(|side| side.numbers.len()).sum();
-        let part = here as f64 / all as f64;
         let own =
             served().flat_map(|side| fleet::of_thread(side, thread, threads).map(|n| side.id(n)));
-        let devices = Rc::new(own.collect::<Vec<_>>());
-        // Of this process, and of them this thread's.
-        let lanes = backend.parallel.map_or(threads, |all| (all as f64 * part).ceil() as usize);
-        let of_thread = (thread..lanes).step_by(threads).count();
+        let mut devices = own.collect::<Vec<_>>();
+        let all: usize = served().map(|side| side.group.count).sum();
+        let here: usize = served().map(|side| side.numbers.len()).sum();
+        let (mut part, mut threads) = (here as f64 / all as f64, threads);
+        if backend.does == Does::Feedback {
+            // It is no device's: one thread of the first worker reads it.
+            if thread > 0 {
+                continue;
+            }
+            (part, threads, devices) = (1.0, 1, vec![String::new()]);
+        }
         if devices.is_empty() {
             continue;
         }
+        let devices = Rc::new(devices);
+        // Of this process, and of them this thread's.
+        let lanes = backend.parallel.map_or(threads, |all| (all as f64 * part).ceil() as usize);
+        let of_thread = (thread..lanes).step_by(threads).count();
         for at in 0..of_thread {
             let way = match &rest {
                 Some(rest) => Way::Hub(rest.clone()),
@@ -88,9 +100,10 @@ pub async fn run(shared: Rc<Shared>, thread: usize, threads: usize) -> Result<()
             };
             actor += 1;
             let (shared, backend, devices) = (shared.clone(), backend.clone(), devices.clone());
+            let since = Timestamp::now();
             let at = (at, of_thread);
             running.spawn_local(
-                Lane { shared, backend, way, devices, at, period, actor, done: 0 }.run(),
+                Lane { shared, backend, way, devices, at, period, actor, done: 0, since }.run(),
             );
         }
     }
@@ -132,7 +145,8 @@ impl Lane {
             let now = *phase.borrow_and_update();
             match now {
                 Phase::Stop => return Ok(()),
-                Phase::Work(schedule) => {
+                Phase::Drain(_) if self.backend.does != Does::Feedback => {}
+                Phase::Work(schedule) | Phase::Drain(schedule) => {
                     let mut stop = phase.clone();
                     tokio::select! {
                         worked = self.work(schedule, &mut phase) => worked?,
@@ -152,6 +166,10 @@ impl Lane {
         let mut tries = 0;
         while due < schedule.until {
             sleep_until(due).await;
+            let over = matches!(*phase.borrow(), Phase::Idle);
+            if over && self.backend.does == Does::Feedback {
+                return Ok(());
+            }
             let (lane, lanes) = self.at;
             let devices = self.devices.clone();
             let id = &devices[(lane + self.done as usize * lanes) % devices.len()];
@@ -236,6 +254,7 @@ impl Lane {
         let path = ["dunlin", "v1", "devices", id, "messages", "devicebound"];
         let headers = [("iothub-messageid", message), ("iothub-ack", ack.name())];
         self.note(id, self.sequence(), Kind::C2d { ask: ack.ask() });
+        self.shared.awaited.sent(tally, self.sequence(), ack.ask());
         tally.started(Op::C2dSend, 1);
         let answer = rest.send(Method::POST, &path, &headers, self.text()).await;
         let taken = answer.and_then(|answer| Refused::unless(&answer, StatusCode::OK));
@@ -244,7 +263,10 @@ impl Lane {
                 self.note(id, self.sequence(), Kind::Accepted);
                 tally.done(Op::C2dSend, Instant::now().saturating_duration_since(due));
             }
-            Err(error) => tally.failed(Op::C2dSend, &format!("{error:#}")),
+            Err(error) => {
+                self.shared.awaited.refused(tally, self.sequence());
+                tally.failed(Op::C2dSend, &format!("{error:#}"));
+            }
         }
         taken
     }
@@ -270,24 +292,24 @@ impl Lane {
 
     /// A batch, if there is one.
     async fn feedback(&mut self, rest: &Rest) -> Result<()> {
-        let path = ["messages", "serviceBound", "feedback"];
-        let answer = rest.send(Method::GET, &path, &[], String::new()).await?;
-        if answer.status == StatusCode::NO_CONTENT {
-            return Ok(());
-        }
-        Refused::unless(&answer, StatusCode::OK)?;
-        let lock = answer.header("etag").unwrap_or_default().trim_matches('"').to_owned();
-        for record in serde_json::from_slice::<Vec<Value>>(&answer.body)? {
+        let Some(batch) = Batch::receive(rest).await? else { return Ok(()) };
+        for record in &batch.records {
             let text = |name: &str| record[name].as_str().unwrap_or_default();
             let outcome = history::Outcome::parse(text("statusCode"));
+            let device = text("deviceId");
+            // What had ended before is an earlier run's, whose feedback may come as late as now.
+            let ended = text("enqueuedTimeUtc").parse::<Timestamp>();
+            let early = ended.is_ok_and(|ended| ended < self.since);
+            let ours = !early && self.shared.plan.owns(device);
             // Those that are not a load test's have other ids.
-            if let (Some(outcome), Ok(sequence)) = (outcome, text("originalMessageId").parse()) {
-                self.note(text("deviceId"), sequence, Kind::Feedback(outcome));
+            if let (true, Some(outcome), Ok(id)) =
+                (ours, outcome, text("originalMessageId").parse())
+            {
+                self.note(device, id, Kind::Feedback(outcome));
+                self.shared.awaited.told(&self.shared.tally, device, id);
             }
         }
-        let path = ["messages", "serviceBound", "feedback", &lock];
-        let answer = rest.send(Method::DELETE, &path, &[], String::new()).await?;
-        Refused::unless(&answer, StatusCode::NO_CONTENT)
+        batch.complete(rest).await
     }
 
     /// Until the device's answer is here; it must be what the device was called with.

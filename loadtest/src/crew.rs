@@ -29,10 +29,27 @@ pub type Part = (Slice, Option<Own>);
 pub struct Seen {
     /// Devices that have connected, or given up.
     pub settled: u64,
+    /// Connections that there are.
+    pub up: u64,
     /// Operations that are on their way.
     pub open: u64,
+    /// What a history waits for: how much has come, and how much is missing.
+    pub arrived: u64,
+    pub awaited: u64,
     /// Telemetry messages that were sent.
     pub telemetry: u64,
+}
+
+impl Seen {
+    fn of(event: impl Fn(Event) -> u64) -> Self {
+        Self {
+            settled: event(Event::Connected) + event(Event::GaveUp),
+            up: event(Event::Up).saturating_sub(event(Event::Down)),
+            arrived: event(Event::Arrived),
+            awaited: event(Event::Awaited).saturating_sub(event(Event::Arrived)),
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,7 +57,7 @@ pub struct Seen {
 enum Ask {
     Enter(Order),
     Cut,
-    Stop,
+    Stop { drained: bool },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,20 +96,19 @@ impl Crew {
         match self {
             Self::Here(fleet) => {
                 let totals = fleet.totals();
-                let settled = totals.event(Event::Connected) + totals.event(Event::GaveUp);
                 let telemetry = [Op::Telemetry, Op::Burst].map(|op| totals.op(op).started);
-                Ok(Seen { settled, open: totals.open(), telemetry: telemetry.iter().sum() })
+                let telemetry = telemetry.iter().sum();
+                Ok(Seen { open: totals.open(), telemetry, ..Seen::of(|event| totals.event(event)) })
             }
             Self::Workers(workers) => {
                 workers.look(&Ask::Cut)?;
                 let all = &workers.all;
-                let settled = all.event(Event::Connected) + all.event(Event::GaveUp);
                 let whole = all.ops.iter().filter(|(op, _)| op.is_whole());
                 let open = whole
                     .map(|(_, work)| work.started.saturating_sub(work.done + work.failed.all()));
                 let telemetry = [Op::Telemetry, Op::Burst].iter().filter_map(|op| all.ops.get(op));
                 let telemetry = telemetry.map(|work| work.started).sum();
-                Ok(Seen { settled, open: open.sum(), telemetry })
+                Ok(Seen { open: open.sum(), telemetry, ..Seen::of(|event| all.event(event)) })
             }
         }
     }
@@ -100,7 +116,10 @@ impl Crew {
     /// What was counted since the last cut.
     pub fn cut(&mut self) -> Result<Vec<Part>> {
         match self {
-            Self::Here(fleet) => Ok(vec![(fleet.cut(), None)]),
+            Self::Here(fleet) => {
+                fleet.check()?;
+                Ok(vec![(fleet.cut(), None)])
+            }
             Self::Workers(workers) => {
                 workers.look(&Ask::Cut)?;
                 Ok(std::mem::take(&mut workers.parts))
@@ -108,12 +127,12 @@ impl Crew {
         }
     }
 
-    /// Disconnects everyone.
-    pub fn stop(self) -> Result<Vec<Part>> {
+    /// Disconnects everyone. `drained` goes into the histories.
+    pub fn stop(self, drained: bool) -> Result<Vec<Part>> {
         match self {
-            Self::Here(fleet) => Ok(vec![(fleet.stop()?, None)]),
+            Self::Here(fleet) => Ok(vec![(fleet.stop(drained)?, None)]),
             Self::Workers(mut workers) => {
-                workers.look(&Ask::Stop)?;
+                workers.look(&Ask::Stop { drained })?;
                 for worker in &mut workers.each {
                     if !worker.child.wait()?.success() {
                         bail!("worker {} failed: see above", worker.index);
@@ -235,11 +254,14 @@ pub fn serve(run: &Run, plan: Plan, index: usize) -> Result<()> {
     for line in std::io::stdin().lines() {
         match serde_json::from_str(&line?).context("not for people: --crew is the parent's")? {
             Ask::Enter(order) => fleet.enter(order.into()),
-            Ask::Cut => answer(fleet.cut())?,
-            Ask::Stop => return answer(fleet.stop()?),
+            Ask::Cut => {
+                fleet.check()?;
+                answer(fleet.cut())?;
+            }
+            Ask::Stop { drained } => return answer(fleet.stop(drained)?),
         }
     }
-    fleet.stop()?;
+    fleet.stop(false)?;
     Ok(())
 }
 
@@ -268,7 +290,7 @@ mod tests {
         for (ask, text) in [
             (Ask::Enter(Order::Work(1.5)), r#"{"enter":{"work":1.5}}"#),
             (Ask::Enter(Order::Burst), r#"{"enter":"burst"}"#),
-            (Ask::Stop, r#""stop""#),
+            (Ask::Stop { drained: true }, r#"{"stop":{"drained":true}}"#),
         ] {
             assert_eq!(serde_json::to_string(&ask)?, text);
             serde_json::from_str::<Ask>(text)?;

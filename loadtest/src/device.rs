@@ -16,6 +16,7 @@ use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::awaited::Awaited;
 use crate::backend::Waiting;
 use crate::fleet::{self, Phase};
 use crate::history::{self, Kind, Line, Pen};
@@ -40,6 +41,7 @@ pub struct Shared {
     pub pen: RefCell<Pen>,
     pub scratch: Scratch,
     pub waiting: Waiting,
+    pub awaited: Awaited,
     /// Sockets of devices that dropped their TLS state.
     pub silent: RefCell<Vec<std::net::TcpStream>>,
 }
@@ -258,3 +260,6 @@ impl Device {
         Ok(Self { shared, at: (0, 0), id, epoch: 0, ticket: None })
     }
 }
+
+#[cfg(test)]
+mod throttled;

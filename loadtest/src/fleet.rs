@@ -28,6 +28,8 @@ pub enum Phase {
     /// Everyone publishes one message; each time the phase is entered.
     Burst,
     Work(Schedule),
+    /// Nothing more is sent; feedback is still read.
+    Drain(Schedule),
     /// Everyone disconnects.
     Stop,
 }
@@ -38,6 +40,14 @@ pub struct Schedule {
     pub until: Instant,
 }
 
+impl Schedule {
+    /// From now on.
+    fn of(seconds: f64) -> Self {
+        let start = Instant::now();
+        Self { start, until: start + Duration::from_secs_f64(seconds) }
+    }
+}
+
 /// A phase for all processes of a run: its times count from when it is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -46,6 +56,8 @@ pub enum Order {
     Burst,
     /// For so many seconds.
     Work(f64),
+    /// For so many seconds at most.
+    Drain(f64),
 }
 
 impl From<Order> for Phase {
@@ -53,10 +65,8 @@ impl From<Order> for Phase {
         match order {
             Order::Idle => Self::Idle,
             Order::Burst => Self::Burst,
-            Order::Work(seconds) => {
-                let start = Instant::now();
-                Self::Work(Schedule { start, until: start + Duration::from_secs_f64(seconds) })
-            }
+            Order::Work(seconds) => Self::Work(Schedule::of(seconds)),
+            Order::Drain(seconds) => Self::Drain(Schedule::of(seconds)),
         }
     }
 }
@@ -90,6 +100,11 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// Whether the history can be written.
+    pub fn check(&self) -> Result<()> {
+        self.recorder.as_ref().map_or(Ok(()), Recorder::check)
+    }
+
     pub fn enter(&self, phase: Phase) {
         self.phase.send_replace(phase);
     }
@@ -105,15 +120,15 @@ impl Fleet {
         slice
     }
 
-    /// Disconnects everyone; what was counted since the last cut.
-    pub fn stop(mut self) -> Result<Slice> {
+    /// Disconnects everyone; what was counted since the last cut. `drained`: what the history waits
+    /// for was waited for.
+    pub fn stop(mut self, drained: bool) -> Result<Slice> {
         self.enter(Phase::Stop);
         for thread in self.threads.drain(..) {
             thread.join().map_err(|_| anyhow!("a client thread panicked"))??;
         }
         if let Some(recorder) = self.recorder.take() {
-            // Feedback may still come that nobody reads.
-            recorder.finish(false)?;
+            recorder.finish(drained)?;
         }
         Ok(self.cut())
     }
@@ -130,9 +145,9 @@ fn of_this_thread(
     threads: usize,
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (scratch, silent, waiting) = Default::default();
+    let (scratch, silent, waiting, awaited) = Default::default();
     let pen = RefCell::new(pen);
-    let shared = Rc::new(Shared { plan, phase, tally, pen, scratch, waiting, silent });
+    let shared = Rc::new(Shared { plan, phase, tally, pen, scratch, waiting, awaited, silent });
     let work = async {
         let sides = 0..shared.plan.sides.len();
         let devices = sides.map(|side| devices(shared.clone(), side, thread, threads));
@@ -204,9 +219,17 @@ pub fn shared_for_tests() -> Result<Rc<Shared>> {
     use crate::scenario::{Group, Scenario};
     let group = Group { count: 2, ..Group::default() };
     let scenario = Scenario { groups: vec![group], ..Scenario::default() };
-    let target = Arc::new(crate::target::Target::for_tests()?);
-    let plan = Arc::new(Plan::new(&scenario, &target, &crate::plan::Share::ALL)?);
     let (_, phase) = watch::channel(Phase::Idle);
-    let (tally, pen, scratch, waiting, silent) = Default::default();
-    Ok(Rc::new(Shared { plan, phase, tally, pen, scratch, waiting, silent }))
+    shared_with(crate::target::Target::at_port(1)?, &scenario, phase)
+}
+
+#[cfg(test)]
+pub fn shared_with(
+    target: crate::target::Target,
+    scenario: &crate::scenario::Scenario,
+    phase: watch::Receiver<Phase>,
+) -> Result<Rc<Shared>> {
+    let plan = Arc::new(Plan::new(scenario, &Arc::new(target), &crate::plan::Share::ALL)?);
+    let (tally, pen, scratch, waiting, awaited, silent) = Default::default();
+    Ok(Rc::new(Shared { plan, phase, tally, pen, scratch, waiting, awaited, silent }))
 }

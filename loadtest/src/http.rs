@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, anyhow, bail};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{HeaderMap, Request, Response, StatusCode};
@@ -15,6 +15,9 @@ use rustls::ClientConfig;
 use crate::target::Target;
 
 pub type Body = Full<Bytes>;
+
+/// What an answer may have: more than any of a hub's, a page of a thousand twins.
+const LONGEST: usize = 64 << 20;
 
 pub struct Answer {
     pub status: StatusCode,
@@ -76,7 +79,11 @@ impl Client {
     pub async fn send(&mut self, target: &Target, request: Request<Body>) -> Result<Answer> {
         let (sender, answer) = self.head(target, request).await?;
         let (head, body) = answer.into_parts();
-        let body = body.collect().await.map_err(|error| anyhow!("HTTP: {error}"))?.to_bytes();
+        let body = Limited::new(body, LONGEST)
+            .collect()
+            .await
+            .map_err(|error| anyhow!("HTTP: {error}"))?
+            .to_bytes();
         if self.keep && head.headers.get("connection").is_none_or(|value| value != "close") {
             self.open = Some(sender);
         }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tokio::sync::watch;
 
 use crate::args::{Broker, Log};
+use crate::feedback;
 use crate::history::{LogReader, Recorder};
 use crate::rest::Rest;
 use crate::scenario::Scenario;
@@ -26,6 +27,9 @@ pub async fn beside<T>(
     run: impl AsyncFnOnce(&watch::Sender<Option<u64>>) -> Result<T>,
 ) -> Result<T> {
     let rest = Rest::new(target)?;
+    if scenario.reads_feedback() {
+        feedback::forget(&rest).await.context("cannot read the feedback of earlier runs")?;
+    }
     let recorder = Recorder::create(&file(path), "log")?;
     let prefix = common(scenario.groups.iter().map(|group| &*group.prefix));
     let open = async |path: &str| rest.stream(path).await;

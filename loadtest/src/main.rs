@@ -1,10 +1,12 @@
 //! `dunlin-loadtest`: many devices on one machine, and what they measure.
 
 mod args;
+mod awaited;
 mod backend;
 mod check;
 mod crew;
 mod device;
+mod feedback;
 mod fleet;
 mod history;
 mod http;

@@ -6,6 +6,9 @@
 
 use anyhow::{Context, Result, bail};
 
+/// The longest packet we take: a hub's have 256 KiB at most, and what comes is kept until it is whole.
+const LONGEST: usize = 1 << 20;
+
 /// What a server sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packet<'a> {
@@ -110,6 +113,9 @@ pub fn read(input: &[u8]) -> Result<Option<(Packet<'_>, usize)>> {
         if at == 4 {
             bail!("malformed packet length");
         }
+    }
+    if length > LONGEST {
+        bail!("a packet of {length} bytes");
     }
     let Some(body) = rest.get(at..at + length) else { return Ok(None) };
     let id = |at: usize| match body.get(at..at + 2) {
@@ -218,6 +224,8 @@ mod tests {
             b"\x30\x03\0\x02t",
             b"\x30\x03\0\x01\xff",
             b"\x32\x03\0\x01t",
+            // Before it has come.
+            b"\x30\x81\x80\x40",
         ] {
             assert!(read(bad).is_err(), "{bad:?}");
         }

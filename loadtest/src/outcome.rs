@@ -102,10 +102,14 @@ pub enum Event {
     Throttled,
     /// A device did on purpose what it may not.
     Misbehaved,
+    /// The end of a C2D message, or feedback on one, that a history waits for.
+    Awaited,
+    /// It has come.
+    Arrived,
 }
 
 impl Event {
-    const COUNT: usize = Self::Misbehaved as usize + 1;
+    const COUNT: usize = Self::Arrived as usize + 1;
     const ALL: [Self; Self::COUNT] = [
         Self::Up,
         Self::Down,
@@ -117,6 +121,8 @@ impl Event {
         Self::StrayAck,
         Self::Throttled,
         Self::Misbehaved,
+        Self::Awaited,
+        Self::Arrived,
     ];
 }
 

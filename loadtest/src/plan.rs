@@ -105,6 +105,19 @@ impl Plan {
         self
     }
 
+    /// For all workers of a run but the first.
+    pub fn without_feedback(mut self) -> Self {
+        self.scenario.backends.retain(|backend| backend.does != Does::Feedback);
+        self
+    }
+
+    /// Whether this may be the id of one of the devices.
+    pub fn owns(&self, id: &str) -> bool {
+        let number = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit());
+        let mut numbers = self.sides.iter().filter_map(|side| id.strip_prefix(&*side.group.prefix));
+        numbers.any(number)
+    }
+
     /// This process's.
     pub fn devices(&self) -> usize {
         self.sides.iter().map(|side| side.numbers.len()).sum()

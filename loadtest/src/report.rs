@@ -37,6 +37,34 @@ pub mod phase {
     pub const HOLD: &str = "hold";
 }
 
+/// Whether the histories of a run can prove that a C2D message or its feedback is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Drained {
+    Yes,
+    /// It was not asked for.
+    No,
+    /// Nobody reads the feedback that is asked for.
+    Unread,
+    /// Devices that messages went to are not connected, or misbehave.
+    Away,
+}
+
+impl Drained {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Yes => "drained: a C2D message without an end, or feedback never read, is lost",
+            Self::No => "open: the end of C2D messages and feedback was not waited for",
+            Self::Unread => {
+                "open: nobody reads the feedback that is asked for (a back end that does = \"feedback\")"
+            }
+            Self::Away => {
+                "open: devices are away or misbehave, so their C2D messages may still come"
+            }
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 pub struct Report {
     #[serde(flatten)]
@@ -70,6 +98,8 @@ pub struct Report {
     pub phases: Vec<PhaseReport>,
     pub series: Curves,
     pub notes: Vec<String>,
+    /// How histories end, if the run has any and sends C2D messages.
+    pub drained: Option<Drained>,
 }
 
 impl Report {
@@ -122,6 +152,7 @@ impl Report {
             head: course.head,
             place: course.place,
             notes: Vec::new(),
+            drained: None,
         };
         report.notes = notes::of(&report);
         report
@@ -141,22 +172,25 @@ impl Report {
     /// `html`.
     pub fn write(&self, json: Option<&Path>, html: Option<&Path>) -> Result<()> {
         let mut out = io::stdout().lock();
-        if let Some(path) = html {
-            let page = self.page().context("the page of the report")?;
-            save(path, &page)?;
-        }
-        let only_json = json == Some(Path::new("-"));
-        if !only_json {
-            self.text(&mut out)?;
-        }
-        let Some(path) = json else { return Ok(()) };
         let object = serde_json::to_string_pretty(self)? + "\n";
+        // First what can be seen, whatever becomes of the files.
+        let only_json = json == Some(Path::new("-"));
         if only_json {
             out.write_all(object.as_bytes())?;
-            return Ok(());
+        } else {
+            self.text(&mut out)?;
         }
-        save(path, &object)
+        let json = json.filter(|_| !only_json).map_or(Ok(()), |path| save(path, &object));
+        let page =
+            html.map_or(Ok(()), |path| save(path, &self.page().context("the page of the report")?));
+        json.and(page)
     }
+}
+
+/// Whether a report can be written there: found out before a run, not after it. Leaves what is there.
+pub fn probe(path: &Path) -> Result<()> {
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    opened.map(drop).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn save(path: &Path, text: &str) -> Result<()> {

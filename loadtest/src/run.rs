@@ -1,5 +1,6 @@
 //! The course of a run: identities, connecting, settling, bursts, work, the end.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +14,10 @@ use crate::check;
 use crate::crew::{self, Crew, Seen};
 use crate::fleet::Order;
 use crate::plan::{Plan, Share};
-use crate::report::{Course, Head, Report, phase};
+use crate::report::{Course, Drained, Head, Report, phase};
 use crate::rest::Rest;
 use crate::target::Target;
-use crate::{identities, log_file};
+use crate::{identities, log_file, report};
 
 /// How long acknowledgements are waited for when nothing more is sent.
 const LAST_ACKS: Duration = Duration::from_secs(30);
@@ -30,7 +31,10 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
             if let Some(part) = run.crew {
                 let share = crew::share_of(&run.devices.share(), part);
                 let target = Arc::new(Target::of(&run.devices.hub, &run.broker)?);
-                let plan = Plan::new(&run.scenario()?, &target, &share)?;
+                let mut plan = Plan::new(&run.scenario()?, &target, &share)?;
+                if part.0 > 0 {
+                    plan = plan.without_feedback();
+                }
                 return crew::serve(run, plan, part.0).map(|()| true);
             }
             let report = runtime.block_on(measure(run))?;
@@ -63,6 +67,8 @@ async fn remove(devices: &Devices) -> Result<()> {
 
 async fn measure(run: &Run) -> Result<Report> {
     let scenario = run.scenario()?;
+    let json = run.json.as_deref().filter(|path| *path != Path::new("-"));
+    json.into_iter().chain(run.html.as_deref()).try_for_each(report::probe)?;
     let target = Arc::new(Target::of(&run.devices.hub, &run.broker)?);
     let plan = |share: &Share| Plan::new(&scenario, &target, share);
     let all = plan(&run.devices.share())?;
@@ -127,6 +133,7 @@ async fn with_devices(
         going.course.sample("just after bursts")?;
         going.settle("after bursts").await?;
     }
+    let mut drained = None;
     if all.works() {
         going.crew.enter(Order::Work(scenario.warm_up + scenario.hold))?;
         if scenario.warm_up > 0.0 {
@@ -136,13 +143,19 @@ async fn with_devices(
         going.enter("drain")?;
         going.crew.enter(Order::Idle)?;
         going.until(Some(LAST_ACKS), |seen| seen.open == 0).await?;
+        if run.history.is_some() && scenario.sends_c2d() {
+            drained = Some(going.drain(all, run.devices.is_whole()).await?);
+            // Who reads feedback ends.
+            going.crew.enter(Order::Idle)?;
+            going.until(Some(LAST_ACKS), |seen| seen.open == 0).await?;
+        }
         going.course.sample("just after the work")?;
         going.settle("after the work").await?;
     } else {
         going.phase(phase::HOLD, scenario.hold).await?;
     }
     sent.send_replace(Some(going.crew.seen()?.telemetry));
-    going.end()
+    going.end(drained)
 }
 
 /// A device of each group connects, publishes and goes, before anything is measured: what the first
@@ -168,7 +181,7 @@ async fn first(
             sleep(crew.look_every()).await;
         }
     }
-    crew.stop()?;
+    crew.stop(false)?;
     course.enter("before")?;
     while !course.is_settled() {
         sleep(SECOND).await;
@@ -237,6 +250,36 @@ impl Going {
         Ok(())
     }
 
+    /// With a history: until every C2D message has come to its end and its feedback was read, or
+    /// nothing was heard of them for so long that they never will. Only then what is missing can be
+    /// called lost.
+    async fn drain(&mut self, all: &Plan, whole: bool) -> Result<Drained> {
+        let scenario = &all.scenario;
+        if scenario.drain == 0.0 {
+            return Ok(Drained::No);
+        }
+        if scenario.asks_for_feedback() && !scenario.reads_feedback() {
+            return Ok(Drained::Unread);
+        }
+        // Another machine may read feedback of this one's, and the other way around.
+        let exact = whole || !scenario.asks_for_feedback();
+        let patience = Duration::from_secs_f64(scenario.drain);
+        self.crew.enter(Order::Drain(f64::from(u16::MAX)))?;
+        loop {
+            let before = self.crew.seen()?;
+            if exact && before.awaited == 0 {
+                return Ok(Drained::Yes);
+            }
+            let news = |seen: Seen| seen.arrived > before.arrived || exact && seen.awaited == 0;
+            if !self.until(Some(patience), news).await? {
+                // Who is away, or never acknowledges, has its messages still before it.
+                let here =
+                    self.crew.seen()?.up >= all.expected() && !scenario.sends_to_misbehaving();
+                return Ok(if here { Drained::Yes } else { Drained::Away });
+            }
+        }
+    }
+
     /// Notes the server's memory once it has stopped moving.
     async fn settle(&mut self, at: &'static str) -> Result<()> {
         self.enter("settle")?;
@@ -247,13 +290,16 @@ impl Going {
         self.course.sample(at)
     }
 
-    fn end(mut self) -> Result<Report> {
+    /// `drained`: if there is a history.
+    fn end(mut self, drained: Option<Drained>) -> Result<Report> {
         self.enter("end")?;
         let Self { mut course, crew, .. } = self;
-        for (slice, own) in crew.stop()? {
+        for (slice, own) in crew.stop(drained == Some(Drained::Yes))? {
             course.add(&slice, own);
         }
-        course.finish()
+        let mut report = course.finish()?;
+        report.drained = drained;
+        Ok(report)
     }
 }
 

@@ -23,6 +23,9 @@ pub struct Scenario {
     pub hold: f64,
     /// Rounds, before the work, in which every device publishes one message at the same time.
     pub burst: u32,
+    /// With a history: seconds in the end without any news of C2D messages that have not come to
+    /// their end, or of feedback on them, before they are taken for lost. 0: none, and nothing is.
+    pub drain: f64,
     #[serde(rename = "devices")]
     pub groups: Vec<Group>,
     pub backends: Vec<Backend>,
@@ -267,7 +270,7 @@ impl Ack {
 impl Default for Scenario {
     fn default() -> Self {
         let (name, groups, backends) = Default::default();
-        Self { name, warm_up: 0.0, hold: 10.0, burst: 0, groups, backends }
+        Self { name, warm_up: 0.0, hold: 10.0, burst: 0, drain: 60.0, groups, backends }
     }
 }
 
@@ -367,6 +370,30 @@ impl Scenario {
 
     fn parse(text: &str) -> Result<Self> {
         Ok(toml::from_str(text)?)
+    }
+}
+
+impl Scenario {
+    fn back_ends(&self, does: Does) -> impl Iterator<Item = &Backend> {
+        self.backends.iter().filter(move |backend| backend.does == does)
+    }
+
+    pub fn sends_c2d(&self) -> bool {
+        self.back_ends(Does::C2d).next().is_some()
+    }
+
+    pub fn asks_for_feedback(&self) -> bool {
+        self.back_ends(Does::C2d).any(|backend| backend.ack != Ack::None)
+    }
+
+    pub fn reads_feedback(&self) -> bool {
+        self.back_ends(Does::Feedback).next().is_some()
+    }
+
+    /// Whether C2D messages go to devices that need not take them.
+    pub fn sends_to_misbehaving(&self) -> bool {
+        let mut bad = self.groups.iter().filter(|group| group.misbehave.is_some());
+        bad.any(|group| self.back_ends(Does::C2d).any(|backend| backend.serves(group)))
     }
 }
 

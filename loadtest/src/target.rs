@@ -253,9 +253,18 @@ fn tls(ca: Option<&Path>, shown: Option<Shown>) -> Result<Arc<ClientConfig>> {
 
 #[cfg(test)]
 impl Target {
-    /// A broker that is not there.
-    pub fn for_tests() -> Result<Self> {
-        Self::at("localhost", Some(Ipv4Addr::LOCALHOST.into()), vec![1], None)
+    /// A broker.
+    pub fn at_port(port: u16) -> Result<Self> {
+        Self::at("localhost", Some(Ipv4Addr::LOCALHOST.into()), vec![port], None)
+    }
+
+    /// A hub without TLS, whose HTTPS is at this port.
+    pub fn hub_at_port(port: u16) -> Result<Self> {
+        let key = Key::from_base64("MDEyMzQ1Njc4OWFiY2RlZg==")?;
+        let (hostname, policy) = ("localhost".to_owned(), "iothubowner".to_owned());
+        let authority = format!("localhost:{port}");
+        let login = Login { hostname, authority, policy, key, thumbprint: None };
+        Ok(Self { hub: Some(login), ..Self::at_port(1)? })
     }
 }
 

@@ -14,6 +14,14 @@ fn refused(arguments: &[&str]) -> String {
 }
 
 #[test]
+fn a_report_that_cannot_be_written_is_told_before_the_run() {
+    for flag in ["--html", "--json"] {
+        let said = refused(&["run", "--devices", "1", flag, "/no-such-folder/report"]);
+        assert!(said.contains("cannot write /no-such-folder/report"), "{said}");
+    }
+}
+
+#[test]
 fn a_run_without_a_hub_says_what_is_missing() {
     let said = refused(&["run", "--devices", "1"]);
     assert!(said.contains("DUNLIN_LOGIN"), "{said}");

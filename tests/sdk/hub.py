@@ -138,14 +138,14 @@ class Hub:
     def begin_loadtest(self, *args):
         """Starts it; the caller ends it."""
         return subprocess.Popen([loadtest_binary(), *args], env=self._environment(), text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def _run(self, *command):
         done = subprocess.run(command, env=self._environment(), stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=60)
         if done.returncode != 0:
             name = os.path.basename(command[0])
-            raise Refused(f"{name} {' '.join(command[1:])}: {done.returncode}: {done.stderr.strip()}")
+            raise Refused(f"{name} {' '.join(command[1:])}: {done.returncode}: {done.stdout}{done.stderr.strip()}")
         return done.stdout
 
     def create_device(self, device_id):

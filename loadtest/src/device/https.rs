@@ -209,7 +209,7 @@ impl Session<'_> {
             }
             device.note(device.epoch, sequence, Kind::Settled(disposition));
             if disposition != Disposition::Abandon {
-                device.settled(&id);
+                device.settled(&id, disposition);
             }
         }
     }

@@ -167,11 +167,14 @@ impl Device {
             self.note(self.epoch, sequence, Kind::Received);
             self.note(self.epoch, sequence, Kind::Settle(Disposition::Complete));
         }
-        self.settled(message);
+        self.settled(message, Disposition::Complete);
     }
 
     /// Tells the back end that waits for it.
-    pub(super) fn settled(&self, message: &str) {
+    pub(super) fn settled(&self, message: &str, disposition: Disposition) {
+        if let Ok(id) = message.parse() {
+            self.shared.awaited.settled(&self.shared.tally, id, disposition);
+        }
         let waiting = self.shared.waiting.borrow_mut().remove(message);
         // Nobody waits any more for one that comes again.
         if waiting.is_none_or(|waiting| waiting.send(()).is_err()) {

@@ -43,7 +43,7 @@ impl Pace {
                 self.schedule = Some(schedule);
                 self.next = self.period.map(|(_, first)| schedule.start + first);
             }
-            Phase::Idle | Phase::Work(_) | Phase::Stop => {}
+            Phase::Idle | Phase::Work(_) | Phase::Drain(_) | Phase::Stop => {}
         }
     }
 

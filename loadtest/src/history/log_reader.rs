@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::{Stream, StreamExt};
@@ -19,6 +19,8 @@ use crate::check::Ranges;
 const PATH: &str = "/dunlin/v1/events";
 /// The hub says something every 15 seconds; one that is silent for so long has gone.
 const SILENCE: Duration = Duration::from_secs(45);
+/// A block of the stream has one event, whose message has 256 KiB.
+const LONGEST: usize = 16 << 20;
 /// Before a stream that has ended is opened again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -158,7 +160,12 @@ impl Events {
         let searched = self.unread.len().saturating_sub(1);
         self.unread.extend_from_slice(piece);
         let fresh = &self.unread[searched..];
-        let Some(at) = fresh.windows(2).rposition(|pair| pair == b"\n\n") else { return Ok(()) };
+        let Some(at) = fresh.windows(2).rposition(|pair| pair == b"\n\n") else {
+            if self.unread.len() > LONGEST {
+                bail!("an event of more than {LONGEST} bytes");
+            }
+            return Ok(());
+        };
         let rest = self.unread.split_off(searched + at + 2);
         let whole = std::mem::replace(&mut self.unread, rest);
         let text = std::str::from_utf8(&whole).context("the event stream is no text")?;
@@ -176,7 +183,9 @@ impl Events {
 
     fn event(&mut self, event: &Event<'_>) -> Result<()> {
         let device = &*event.origin;
-        if !device.starts_with(&self.prefix) || !event.module.is_empty() {
+        // No id has a space in it, which would make another line of it.
+        let odd = device.contains(|c: char| c.is_whitespace() || c.is_control());
+        if odd || !device.starts_with(&self.prefix) || !event.module.is_empty() {
             return Ok(());
         }
         let body = STANDARD.decode(&*event.payload_base64).context("payload_base64")?;
@@ -302,6 +311,7 @@ mod tests {
             message(1, 1),
             event("d-1", 2, b"hello"),
             event("other", 3, &body(9)),
+            event("d-1 1\nlogged", 3, &body(9)),
             message(4, 1),
             event("d-1", 5, &changed),
             "id: 0:7,2:5\n\n".to_owned(),
@@ -360,6 +370,12 @@ mod tests {
         let scene = Scene::new()?;
         let (none, _) = scene.read(vec![Some(Vec::new()), None], 2).await;
         assert!(none.is_err(), "it has ended before it began");
+        let scene = Scene::new()?;
+        let mebibyte = "x".repeat(1 << 20);
+        let endless = [vec!["id: 2:0\n\n".to_owned()], vec![mebibyte; 20]].concat();
+        let error = scene.read(vec![Some(endless)], 2).await.0.expect_err("endless");
+        assert!(format!("{error:#}").contains("more than 16777216 bytes"), "{error:#}");
+        let scene = Scene::new()?;
         let strange = vec!["id: 2:0\n\n".to_owned(), "data: {}\n\n".to_owned()];
         let error = scene.read(vec![Some(strange)], 2).await.0.expect_err("strange");
         assert!(format!("{error:#}").contains("docs/events.md"), "{error:#}");

@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -30,6 +30,8 @@ enum Order {
 pub struct Recorder {
     orders: SyncSender<Order>,
     writer: JoinHandle<Result<u64>>,
+    /// Why nothing more is written.
+    trouble: Arc<OnceLock<String>>,
     /// One more for each pen.
     pens: Arc<()>,
 }
@@ -40,11 +42,27 @@ impl Recorder {
         let cannot = || format!("cannot create the history {}", path.display());
         let mut file = File::create_new(path).with_context(cannot)?;
         writeln!(file, "{HEADER} {who} {}", now()).with_context(cannot)?;
+        Self::start(file, path)
+    }
+
+    fn start(mut file: File, path: &Path) -> Result<Self> {
         let (orders, receiver) = sync_channel(WAITING);
         let name = path.display().to_string();
-        let write = move || write(&mut file, &receiver).with_context(|| format!("history {name}"));
+        let trouble = Arc::new(OnceLock::new());
+        let told = trouble.clone();
+        let write = move || {
+            let written = write(&mut file, &receiver).with_context(|| format!("history {name}"));
+            written.inspect_err(|error| {
+                told.get_or_init(|| format!("{error:#}"));
+            })
+        };
         let writer = std::thread::Builder::new().name("history".into()).spawn(write)?;
-        Ok(Self { orders, writer, pens: Arc::new(()) })
+        Ok(Self { orders, writer, trouble, pens: Arc::new(()) })
+    }
+
+    /// Whether lines are still written: a run without them proves nothing, and need not go on.
+    pub fn check(&self) -> Result<()> {
+        self.trouble.get().map_or(Ok(()), |why| Err(anyhow!("{why}")))
     }
 
     pub fn pen(&self) -> Pen {
@@ -187,7 +205,7 @@ mod tests {
         pen.write(&line(9 + OLD, 3));
         // What a killed worker leaves: without the pen's buffer, and without an end.
         std::mem::forget(pen);
-        let Recorder { orders, writer, pens } = recorder;
+        let Recorder { orders, writer, pens, .. } = recorder;
         orders.send(Order::End { drained: false })?;
         assert_eq!(writer.join().map_err(|_| anyhow!("panicked"))??, 2);
         drop(pens);
@@ -200,6 +218,21 @@ mod tests {
         let recorder = Recorder::create(&folder.path().join("a.history"), "w")?;
         let _pen = recorder.pen();
         assert!(recorder.finish(false).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_disk_is_told_while_the_run_goes_on() -> Result<()> {
+        let path = Path::new("/dev/full");
+        let recorder = Recorder::start(File::options().write(true).open(path)?, path)?;
+        recorder.check()?;
+        recorder.pen().write(&line(1, 1));
+        while recorder.check().is_ok() {
+            std::thread::yield_now();
+        }
+        let error = recorder.check().expect_err("no space is left").to_string();
+        assert!(error.contains("/dev/full: No space left"), "{error}");
+        assert!(recorder.finish(true).is_err());
         Ok(())
     }
 

@@ -51,6 +51,9 @@ impl Report {
             let without = self.unacknowledged;
             writeln!(out, "sent {sent} acked {acked} unacknowledged {without} stray {stray}")?;
         }
+        if let Some(drained) = self.drained {
+            writeln!(out, "history {}", drained.text())?;
+        }
         memory(out, &self.memory)
     }
 }

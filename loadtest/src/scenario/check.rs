@@ -11,6 +11,7 @@ impl Scenario {
     pub fn check(&self) -> Result<()> {
         positive_or_zero("hold", self.hold)?;
         positive_or_zero("warm_up", self.warm_up)?;
+        positive_or_zero("drain", self.drain)?;
         if self.groups.is_empty() {
             bail!("the scenario has no [[devices]]");
         }
@@ -174,6 +175,7 @@ mod tests {
             ("", "[[devices]]"),
             ("hold = -1\n[[devices]]", "hold"),
             ("holds = 1", "holds"),
+            ("drain = -1\n[[devices]]", "drain"),
             ("[[devices]]\ncount = 0", "count"),
             ("[[devices]]\ncount = \"x\"", "count"),
             ("[[devices]]\nprotocol = \"amqp\"", "amqp"),
@@ -217,6 +219,7 @@ mod tests {
             warm_up = 5
             hold = 60.5
             burst = 1
+            drain = 90
             [[devices]]
             prefix = "a-"
             count = 1000

@@ -1,6 +1,6 @@
 //! A scenario in words: a line for each group of devices and each back end.
 
-use super::{Auth, Backend, Connect, Group, Protocol, Rate, Scenario, Size, Stream, Tls};
+use super::{Auth, Backend, Connect, Does, Group, Protocol, Rate, Scenario, Size, Stream, Tls};
 
 impl Scenario {
     pub fn describe(&self) -> Vec<String> {
@@ -48,10 +48,18 @@ impl Group {
 
 impl Backend {
     fn describe(&self) -> String {
-        let of = self.devices.as_ref().map(|prefix| format!(" of {prefix}")).unwrap_or_default();
+        let to = self.devices.as_ref().map(|prefix| format!(" to {prefix}")).unwrap_or_default();
         let parallel =
             self.parallel.map(|count| format!(", {count} at a time")).unwrap_or_default();
-        format!("back ends: {:?}{of} {}{parallel}, {} B", self.does, self.rate, self.size)
+        let what = match self.does {
+            Does::Methods => "direct methods",
+            Does::C2d => "C2D messages",
+            Does::Desired => "desired properties",
+            // Neither goes to devices, nor has a size.
+            Does::Queries => return format!("back ends: queries {}{parallel}", self.rate),
+            Does::Feedback => return format!("back ends: read feedback {}{parallel}", self.rate),
+        };
+        format!("back ends: {what}{to} {}{parallel}, {} B", self.rate, self.size)
     }
 }
 
@@ -90,7 +98,7 @@ impl std::fmt::Display for Size {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Does, Reconnect};
+    use super::super::Reconnect;
     use super::*;
 
     #[test]
@@ -99,14 +107,18 @@ mod tests {
         let reconnect = Some(Reconnect { every: 60.0, jitter: false });
         let group = Group { telemetry, reconnect, connect: Connect::Storm, ..Group::default() };
         let backend = Backend::of(Does::Methods, Rate::Total(5.0), None, Size::Fixed(64));
-        let (groups, backends) = (vec![group], vec![backend]);
+        let feedback = Backend::of(Does::Feedback, Rate::Max, Some(2), Size::Fixed(64));
+        let c2d = Backend { does: Does::C2d, devices: Some("a-".into()), ..backend.clone() };
+        let (groups, backends) = (vec![group], vec![backend, c2d, feedback]);
         let lines = Scenario { groups, backends, ..Scenario::default() }.describe();
         assert_eq!(
             lines,
             [
                 "100 × load-: MQTT, all connect at once, telemetry 0.5/s each, 256 B, \
              connect anew all together every 60 s",
-                "back ends: Methods 5/s, 64 B",
+                "back ends: direct methods 5/s, 64 B",
+                "back ends: C2D messages to a- 5/s, 64 B",
+                "back ends: read feedback as fast as they are answered, 2 at a time",
             ]
         );
     }
