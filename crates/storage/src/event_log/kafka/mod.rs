@@ -334,6 +334,7 @@ fn led<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
         if !leaderless.contains(&code) || since.elapsed() > ANSWER {
             return answer;
         }
+        // sleep: between two looks; nobody tells when the cluster has elected a leader.
         std::thread::sleep(Duration::from_millis(20));
     }
 }
