@@ -8,19 +8,22 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tonic::service::Routes;
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::Server;
 
 use crate::{Role, Shutdown};
 
 mod channel;
+mod peers;
 
 pub use channel::MeshChannel;
 use channel::{Local, Target};
+use peers::{Peers, Times, system_resolver};
 
 /// How long a call may take to its response head, unless its channel says otherwise.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Where the roles are.
+/// Where the roles are. A name may have several addresses, one a replica: they are called in turn,
+/// and the name is looked up again while it is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -63,7 +66,7 @@ struct Inner {
     config: Config,
     local: Arc<Local>,
     runtime: Handle,
-    nodes: Mutex<HashMap<String, Target>>,
+    nodes: Mutex<HashMap<String, Arc<Peers>>>,
 }
 
 impl Mesh {
@@ -110,7 +113,7 @@ impl Mesh {
             return Err(MeshError::NoSuchRole { role: role.name() });
         }
         self.remote(url)
-            .map(|target| self.wrap(target))
+            .map(|peers| self.wrap(Target::Remote(peers)))
             .ok_or_else(|| MeshError::BadUrl { role: role.name(), url: url.to_owned() })
     }
 
@@ -122,12 +125,14 @@ impl Mesh {
             return Some(self.wrap(self.local()));
         }
         let mut nodes = self.inner.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(target) = nodes.get(node) {
-            return Some(self.wrap(target.clone()));
+        if let Some(peers) = nodes.get(node) {
+            return Some(self.wrap(Target::Remote(peers.clone())));
         }
-        let target = self.remote(node)?;
-        nodes.insert(node.to_owned(), target.clone());
-        Some(self.wrap(target))
+        // Processes come and go under ever new names.
+        nodes.retain(|_, peers| !peers.is_unused());
+        let peers = self.remote(node)?;
+        nodes.insert(node.to_owned(), peers.clone());
+        Some(self.wrap(Target::Remote(peers)))
     }
 
     /// Puts the routes of this process's roles in place. Called once, last: until then calls wait
@@ -161,16 +166,8 @@ impl Mesh {
         Target::Local(self.inner.local.clone())
     }
 
-    fn remote(&self, url: &str) -> Option<Target> {
-        let endpoint = Endpoint::from_shared(url.to_owned()).ok()?;
-        // The channel's driver must live on the main runtime, not on a connection worker.
-        let _guard = self.inner.runtime.enter();
-        let channel = endpoint
-            .connect_timeout(Duration::from_secs(3))
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .tcp_nodelay(true)
-            .connect_lazy();
-        Some(Target::Remote(channel))
+    fn remote(&self, url: &str) -> Option<Arc<Peers>> {
+        Peers::new(url, system_resolver(), &self.inner.runtime, Times::default())
     }
 
     fn wrap(&self, target: Target) -> MeshChannel {
