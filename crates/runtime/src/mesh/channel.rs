@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
 use super::peers::Peers;
@@ -91,7 +91,14 @@ async fn dispatch(target: Target, request: Request) -> Result<Response, Status> 
             Some(routes) => routes.oneshot(request).await.map_err(|never| match never {}),
             None => Err(Status::unavailable("this process is starting or stopping")),
         },
-        Target::Remote(peers) => peers.call(request).await,
+        Target::Remote(peers) => {
+            let response = peers.call(request).await?;
+            // Said in place of an answer. Who speaks REST here would not look for it.
+            match Status::from_header_map(response.headers()) {
+                Some(status) if status.code() != Code::Ok => Err(status),
+                _ => Ok(response),
+            }
+        }
     }
 }
 

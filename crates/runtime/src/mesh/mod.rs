@@ -2,11 +2,16 @@
 //! HTTP/2; the caller cannot tell (docs/adr/0001-mesh.md).
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::extract::State;
+use axum::middleware::{Next, from_fn_with_state};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
@@ -24,7 +29,7 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Where the roles are. A name may have several addresses, one a replica: they are called in turn,
 /// and the name is looked up again while it is used.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Address this process serves its roles on, for others: `host:port`. Empty: for nobody. Whoever
@@ -42,6 +47,24 @@ pub struct Config {
     pub c2d: String,
     /// URL of the role `api`, where another process runs it.
     pub api: String,
+    /// Calls of other processes that may wait for this one's answer; the next are told at once to
+    /// come back (503). A direct method waits for its device.
+    pub max_calls: NonZeroU32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: String::new(),
+            advertise: String::new(),
+            registry: String::new(),
+            twins: String::new(),
+            methods: String::new(),
+            c2d: String::new(),
+            api: String::new(),
+            max_calls: const { NonZeroU32::new(10_000).expect("more than none") },
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -156,8 +179,10 @@ impl Mesh {
     ) -> Result<(), tonic::transport::Error> {
         let Some(routes) = self.inner.local.get() else { return Ok(()) };
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let places = Arc::new(Semaphore::new(self.inner.config.max_calls.get() as usize));
+        let bounded = from_fn_with_state(places, shed);
         Server::builder()
-            .add_routes(routes)
+            .add_routes(Routes::from(routes.into_axum_router().layer(bounded)).prepare())
             .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
             .await
     }
@@ -172,6 +197,19 @@ impl Mesh {
 
     fn wrap(&self, target: Target) -> MeshChannel {
         MeshChannel::new(target, self.inner.runtime.clone(), DEFAULT_DEADLINE)
+    }
+}
+
+/// Answers at once who finds no place. A place is held to the response head: what streams after it
+/// has bounds of its own.
+async fn shed(
+    State(places): State<Arc<Semaphore>>,
+    request: axum::extract::Request,
+    next: Next,
+) -> axum::response::Response {
+    match places.try_acquire() {
+        Ok(_place) => next.run(request).await,
+        Err(_) => Status::unavailable("the process has as many calls as it takes").into_http(),
     }
 }
 
