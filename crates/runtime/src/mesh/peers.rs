@@ -7,7 +7,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ use tokio::time::{Instant, timeout};
 use tonic::Status;
 use tonic::body::Body;
 
+use super::chain;
+use super::tls::Tls;
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long the resolver may take, and then a connection.
@@ -34,6 +37,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A peer that is silent for the first is asked whether it is there, and has the second to say so.
 const SILENCE: Duration = Duration::from_secs(10);
 const ALIVE: Duration = Duration::from_secs(5);
+
+/// How many connections may turn out to be closed before a call is given up.
+const TRIES: usize = 4;
 
 /// How often a name in use is looked up, and how long after its last call it is in use.
 #[derive(Clone, Copy)]
@@ -59,6 +65,30 @@ pub(super) fn system_resolver() -> Resolver {
     Arc::new(|name| Box::pin(async { Ok(tokio::net::lookup_host(name).await?.collect()) }))
 }
 
+/// A URL, taken apart: whom to ask for.
+pub(super) struct Place {
+    authority: Authority,
+    /// `host:port`
+    name: String,
+}
+
+impl Place {
+    /// `None`: that is no `scheme://host:port`.
+    pub fn parse(url: &str, scheme: &Scheme) -> Option<Self> {
+        let parts = url.parse::<Uri>().ok()?.into_parts();
+        if parts.scheme? != *scheme || parts.path_and_query.is_some_and(|path| path != "/") {
+            return None;
+        }
+        let authority = parts.authority?;
+        let port = match authority.as_str().strip_prefix(authority.host())? {
+            "" if *scheme == Scheme::HTTPS => 443,
+            "" => 80,
+            port => port.strip_prefix(':')?.parse::<u16>().ok()?,
+        };
+        Some(Self { name: format!("{}:{port}", authority.host()), authority })
+    }
+}
+
 /// Whoever answers to a URL.
 pub(super) struct Peers {
     shared: Arc<Shared>,
@@ -66,10 +96,8 @@ pub(super) struct Peers {
 }
 
 struct Shared {
-    scheme: Scheme,
-    authority: Authority,
-    /// `host:port`
-    name: String,
+    place: Place,
+    tls: Option<Tls>,
     resolver: Resolver,
     times: Times,
     view: watch::Sender<View>,
@@ -77,6 +105,8 @@ struct Shared {
     look: Notify,
     turn: AtomicUsize,
     used: Mutex<Instant>,
+    /// Somebody has answered, so both sides speak the same.
+    answered: AtomicBool,
 }
 
 /// What the last look found.
@@ -94,53 +124,49 @@ struct Replica {
 }
 
 impl Peers {
-    /// `None`: that is no `http://host:port`.
-    pub fn new(url: &str, resolver: Resolver, runtime: &Handle, times: Times) -> Option<Arc<Self>> {
-        let parts = url.parse::<Uri>().ok()?.into_parts();
-        let scheme = parts.scheme.filter(|scheme| *scheme == Scheme::HTTP)?;
-        if parts.path_and_query.is_some_and(|path| path != "/") {
-            return None;
-        }
-        let authority = parts.authority?;
-        let port = match authority.as_str().strip_prefix(authority.host())? {
-            "" => 80,
-            port => port.strip_prefix(':')?.parse::<u16>().ok()?,
-        };
+    pub fn new(
+        place: Place,
+        tls: Option<Tls>,
+        resolver: Resolver,
+        runtime: &Handle,
+        times: Times,
+    ) -> Arc<Self> {
         let shared = Arc::new(Shared {
-            scheme,
-            name: format!("{}:{port}", authority.host()),
-            authority,
+            place,
+            tls,
             resolver,
             times,
             view: watch::Sender::default(),
             look: Notify::new(),
             turn: AtomicUsize::new(0),
             used: Mutex::new(Instant::now()),
+            answered: AtomicBool::new(false),
         });
         // Connections must live on the main runtime, not on a connection worker.
         let keeper = runtime.spawn(keep(shared.clone()));
-        Some(Arc::new(Self { shared, keeper }))
+        Arc::new(Self { shared, keeper })
     }
 
     /// Calls the replica whose turn it is. One that has gone before the call was on its way is
     /// passed over; a call that may have been carried out is not made again.
     pub async fn call(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
-        *self.shared.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.shared.address(&mut request);
-        loop {
-            let mut connection = self.shared.replica().await?;
+        let shared = &self.shared;
+        *shared.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        shared.address(&mut request);
+        for _ in 0..TRIES {
+            let mut connection = shared.replica().await?;
             match connection.try_send_request(request).await {
-                Ok(response) => return Ok(response.map(Body::new)),
+                Ok(response) => {
+                    shared.answered.store(true, Ordering::Relaxed);
+                    return Ok(response.map(Body::new));
+                }
                 Err(mut failed) => match failed.take_message() {
                     Some(unsent) => request = unsent,
-                    None => {
-                        let why = chain(&failed.into_error());
-                        let name = &self.shared.name;
-                        return Err(Status::unavailable(format!("lost {name} in a call: {why}")));
-                    }
+                    None => return Err(shared.lost(&chain(&failed.into_error()))),
                 },
             }
         }
+        Err(shared.lost("its connections end as soon as they begin"))
     }
 
     /// Whether nobody has called for long.
@@ -180,12 +206,21 @@ impl Shared {
         used.elapsed() > self.times.unused
     }
 
+    fn lost(&self, why: &str) -> Status {
+        let name = &self.place.name;
+        let hint = match self.answered.load(Ordering::Relaxed) {
+            true => "",
+            false => "; do both sides have mesh.tls_cert, of one CA, or neither?",
+        };
+        Status::unavailable(format!("lost {name} in a call: {why}{hint}"))
+    }
+
     /// HTTP/2 wants the whole URL, callers know the path only.
     fn address(&self, request: &mut Request<Body>) {
         let path = request.uri().path_and_query().cloned();
         let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
+        parts.scheme = Some(scheme(self.tls.is_some()));
+        parts.authority = Some(self.place.authority.clone());
         parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
         *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are a URL");
     }
@@ -204,7 +239,7 @@ impl Shared {
                     return Ok(replica.connection.clone());
                 }
                 if view.looks > before {
-                    let (name, trouble) = (&self.name, &view.trouble);
+                    let (name, trouble) = (&self.place.name, &view.trouble);
                     return Err(Status::unavailable(format!("nobody is at {name}: {trouble}")));
                 }
             }
@@ -218,7 +253,7 @@ impl Shared {
     /// resolver fails, who was `known` is still taken for it.
     async fn look(self: &Arc<Self>, known: &mut Vec<SocketAddr>) {
         let mut trouble = None;
-        match timeout(LOOKUP, (self.resolver)(self.name.clone())).await {
+        match timeout(LOOKUP, (self.resolver)(self.place.name.clone())).await {
             Ok(Ok(addresses)) => *known = addresses,
             Ok(Err(error)) => trouble = Some(format!("cannot look it up: {error}")),
             Err(_) => trouble = Some("cannot look it up: the resolver is silent".to_owned()),
@@ -256,7 +291,11 @@ impl Shared {
         let trouble = trouble.unwrap_or_default();
         self.view.send_modify(|view| {
             if !trouble.is_empty() && trouble != view.trouble {
-                tracing::warn!(peer = self.name, trouble, "a role's process is not to be had");
+                tracing::warn!(
+                    peer = self.place.name,
+                    trouble,
+                    "a role's process is not to be had"
+                );
             }
             view.looks += 1;
             view.trouble = trouble;
@@ -267,7 +306,15 @@ impl Shared {
 async fn connect(shared: Arc<Shared>, address: SocketAddr) -> Result<SendRequest<Body>, BoxError> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    handshake(shared, stream).await
+    match &shared.tls {
+        None => handshake(shared, stream).await,
+        Some(tls) => {
+            let stream = tls.connect(stream).await.map_err(|error| {
+                format!("no TLS: {error}; does it have mesh.tls_cert too, of the same CA?")
+            })?;
+            handshake(shared, stream).await
+        }
+    }
 }
 
 async fn handshake<S>(shared: Arc<Shared>, stream: S) -> Result<SendRequest<Body>, BoxError>
@@ -283,17 +330,16 @@ where
         .await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            tracing::debug!(peer = shared.name, error = chain(&error), "a connection broke");
+            tracing::debug!(peer = shared.place.name, error = chain(&error), "a connection broke");
         }
         shared.look.notify_one();
     });
     Ok(sender)
 }
 
-/// An error with its causes, which say what happened.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+/// Of the URLs of a mesh that has TLS, or has not.
+pub(super) fn scheme(tls: bool) -> Scheme {
+    if tls { Scheme::HTTPS } else { Scheme::HTTP }
 }
 
 #[cfg(test)]

@@ -76,8 +76,8 @@ fn peers_of(replicas: &[&Replica], times: Times) -> (Names, Arc<Peers>) {
             Box::pin(async { found.ok_or_else(|| io::Error::other("no server answers")) })
         })
     };
-    let peers = Peers::new("http://role.test:9700", resolver, &Handle::current(), times);
-    (names, peers.expect("a URL"))
+    let place = Place::parse("http://role.test:9700", &Scheme::HTTP).expect("a URL");
+    (names, Peers::new(place, None, resolver, &Handle::current(), times))
 }
 
 fn set(names: &Names, addresses: Option<&[&Replica]>) {
@@ -241,16 +241,18 @@ async fn who_is_not_called_is_let_go_of() {
     call(&peers, "/who").await.expect("answered again");
 }
 
-#[tokio::test]
-async fn urls_that_are_none_are_refused() {
-    let check = |url: &str, want: bool| {
-        let peers = Peers::new(url, system_resolver(), &Handle::current(), Times::default());
-        assert_eq!(peers.is_some(), want, "{url}");
-    };
-    for url in ["", "registry", "registry:9700", "ftp://r:1", "http://r:1/path", "http://r:x"] {
-        check(url, false);
+#[test]
+fn urls_that_are_none_are_refused() {
+    #[track_caller]
+    fn check(scheme: Scheme, url: &str, want: Option<&str>) {
+        let place = Place::parse(url, &scheme);
+        assert_eq!(place.as_ref().map(|place| place.name.as_str()), want, "{url}");
     }
-    for url in ["http://r", "http://r:1/", "http://[::1]:9700", "http://127.0.0.1:1"] {
-        check(url, true);
+    for url in ["", "r", "r:9700", "https://r:1", "http://r:1/path", "http://r:x", "http://u@r:1"] {
+        check(Scheme::HTTP, url, None);
     }
+    check(Scheme::HTTP, "http://r", Some("r:80"));
+    check(Scheme::HTTP, "http://[::1]:9700/", Some("[::1]:9700"));
+    check(Scheme::HTTPS, "https://r", Some("r:443"));
+    check(Scheme::HTTPS, "http://r:1", None);
 }
