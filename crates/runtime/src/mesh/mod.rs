@@ -54,9 +54,10 @@ pub struct Config {
     pub c2d: String,
     /// URL of the role `api`, where another process runs it.
     pub api: String,
-    /// PEM file of this process's certificate chain, for TLS between the processes. The certificate names `dunlin`, is good for both sides of a connection, and is of
-    /// the CA in `tls_ca`. URLs above begin with `https://` then. The files may be replaced while
-    /// the hub runs. Empty: in the clear.
+    /// PEM file of this process's certificate chain, for TLS between the processes. The certificate
+    /// names `dunlin`, is good for both sides of a connection, and is of the CA in `tls_ca`. URLs
+    /// above begin with `https://` then. The files may be replaced while the hub runs. Empty: in the
+    /// clear.
     pub tls_cert: PathBuf,
     /// PEM file of its private key.
     pub tls_key: PathBuf,
