@@ -16,6 +16,7 @@ use dunlin_storage::{EventLog, Presence};
 use tokio::runtime::Handle;
 
 use crate::https::Senders;
+use crate::pace::Pace;
 use crate::reports::Reports;
 use crate::session::{Claimant, DeviceSession};
 use crate::sessions::Sessions;
@@ -56,6 +57,8 @@ pub struct Gateway {
     /// may be.
     pub opening: AtomicUsize,
     pub max_opening: usize,
+    /// At which devices are sent away when the hub stops.
+    pub pace: Pace,
 }
 
 impl Gateway {

@@ -8,6 +8,7 @@ mod lease;
 mod link;
 mod lobby;
 mod mqtt;
+mod pace;
 mod queue;
 mod reports;
 mod server;
@@ -70,6 +71,10 @@ pub struct Config {
     /// Seconds in which the body of an HTTP request must have arrived, and a client must have taken
     /// what it is sent.
     pub http_body_seconds: u64,
+    /// Devices that are sent away a second when the hub stops, so that whoever takes them keeps up;
+    /// 0: all at once. Give the process that long before it is killed (Kubernetes:
+    /// `terminationGracePeriodSeconds`), and 20 seconds more.
+    pub drain_per_second: u32,
 }
 
 impl Default for Config {
@@ -86,6 +91,7 @@ impl Default for Config {
             mqtt_connect_seconds: 60,
             http_head_seconds: 30,
             http_body_seconds: 60,
+            drain_per_second: 500,
         }
     }
 }
@@ -155,6 +161,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         serials: AtomicU32::new(0),
         opening: AtomicUsize::new(0),
         max_opening: config.max_connecting,
+        pace: pace::Pace::new(config.drain_per_second),
     });
     let routes = link::routes(gateway.clone());
     let health = Health::new(Role::Gateway.name());

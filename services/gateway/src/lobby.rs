@@ -61,6 +61,11 @@ impl Limits {
         }
     }
 
+    /// Connections of devices that are open at present.
+    pub fn devices(&self) -> usize {
+        self.devices.load(Ordering::Relaxed)
+    }
+
     pub fn mqtt_lobby<C: Closes>(&self) -> Rc<Lobby<C>> {
         Rc::new(Lobby::new(self.devices.clone(), self.most_devices, self.most_waiting))
     }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::gateway::Gateway;
 use crate::lobby::{self, Limits};
-use crate::threads::{DRAIN, Head, Shared, Thread};
+use crate::threads::{Head, Shared, Thread};
 use crate::tls::{ALPN_HTTP, TlsServer};
 use crate::{Addresses, BuildError, Config, Timeouts};
 
@@ -118,8 +118,9 @@ impl Server {
         tasks.shutdown().await;
         if let Some(threads) = Arc::into_inner(threads) {
             // All are told at once: one that waits for its messages must not hold up the others.
+            let patience = self.shared.patience() + STUCK;
             let stopping = join_all(threads.into_iter().map(Thread::stop));
-            if tokio::time::timeout(DRAIN + STUCK, stopping).await.is_err() {
+            if tokio::time::timeout(patience, stopping).await.is_err() {
                 tracing::warn!("a connection thread does not end, it is left behind");
             }
         }

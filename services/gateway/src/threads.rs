@@ -47,9 +47,17 @@ const HANDED_OVER: usize = 16;
 /// Sockets a thread takes before its connections have their turn.
 const AT_ONCE: usize = 8;
 
-/// How long a thread that is told to end waits for messages and requests in flight: as long as the
-/// API may take over a request. Kubernetes kills a process after thirty seconds.
-pub const DRAIN: Duration = Duration::from_secs(10);
+/// How long a thread that is told to end waits for messages and requests in flight, once every
+/// device was told to go: as long as the API may take over a request.
+const DRAIN: Duration = Duration::from_secs(10);
+
+impl Shared {
+    /// How long a drain that begins now may take.
+    pub fn patience(&self) -> Duration {
+        let devices = u32::try_from(self.limits.devices()).unwrap_or(u32::MAX);
+        self.gateway.pace.lasts(devices) + DRAIN
+    }
+}
 
 /// A running connection thread. It drains and ends when this is dropped.
 pub struct Thread {
@@ -81,7 +89,7 @@ impl Thread {
                         serve_mqtt(&shared, &devices, mqtt_sockets),
                         serve_https(&shared, &https, &devices, https_sockets),
                     );
-                    drain(&devices.worker, &devices.lobby, &https).await;
+                    drain(&devices.worker, &devices.lobby, &https, shared.patience()).await;
                 };
                 // Nobody waits any more only if the process is ending.
                 let _ = ready.send(());
@@ -152,11 +160,11 @@ async fn serve_https(
 
 /// Lets what is in flight come to its end: who is connected is closed when its messages are
 /// acknowledged or its request is answered, who comes in is told to come back (CONNACK 3).
-async fn drain(worker: &Worker, mqtt: &Lobby, https: &Lobby) {
+async fn drain(worker: &Worker, mqtt: &Lobby, https: &Lobby, patience: Duration) {
     let devices = worker.queue.drain();
     let all = async { tokio::join!(devices, mqtt.drain(), https.drain()) };
-    if tokio::time::timeout(DRAIN, all).await.is_err() {
-        tracing::warn!("connections are cut off {DRAIN:?} after the shutdown");
+    if tokio::time::timeout(patience, all).await.is_err() {
+        tracing::warn!("connections are cut off {patience:?} after the shutdown");
     }
 }
 

@@ -107,15 +107,31 @@ impl Worker {
                 Command::Drain { done } => {
                     self.drained.replace(Some(done));
                     self.draining.set(true);
+                    let mut open = Vec::new();
                     for (_, slot) in self.slots.borrow_mut().iter_mut() {
                         match slot {
-                            Slot::Open(connection) => connection.drain(),
+                            Slot::Open(connection) => open.push(connection.key()),
                             // Who is just coming in is told to come back (CONNACK 3).
                             Slot::Opening { doomed, .. } => *doomed = true,
                         }
                     }
                     self.report_if_drained();
+                    let worker = self.clone();
+                    ntex::rt::spawn(async move { worker.send_away(open).await });
                 }
+            }
+        }
+    }
+
+    /// Has these connections drain at the gateway's pace; until its turn each is served as ever.
+    async fn send_away(&self, keys: Vec<u64>) {
+        for key in keys {
+            // Who has gone by himself takes nobody's turn.
+            if self.connection(key).is_some() {
+                self.gateway.pace.turn().await;
+            }
+            if let Some(connection) = self.connection(key) {
+                connection.drain();
             }
         }
     }

@@ -10,9 +10,10 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tonic::body::Body;
 use tonic::service::Routes;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
+
+use super::peers::Peers;
 
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
@@ -35,7 +36,7 @@ impl Local {
 #[derive(Clone)]
 pub(super) enum Target {
     Local(Arc<Local>),
-    Remote(Channel),
+    Remote(Arc<Peers>),
 }
 
 /// A way to a role or a process. Cheap to clone.
@@ -90,10 +91,14 @@ async fn dispatch(target: Target, request: Request) -> Result<Response, Status> 
             Some(routes) => routes.oneshot(request).await.map_err(|never| match never {}),
             None => Err(Status::unavailable("this process is starting or stopping")),
         },
-        // A peer that is away or sheds load is a passing fault, whatever the transport calls it.
-        Target::Remote(channel) => channel.oneshot(request).await.map_err(|error| {
-            Status::new(Code::Unavailable, format!("the peer cannot be reached: {error}"))
-        }),
+        Target::Remote(peers) => {
+            let response = peers.call(request).await?;
+            // Said in place of an answer. Who speaks REST here would not look for it.
+            match Status::from_header_map(response.headers()) {
+                Some(status) if status.code() != Code::Ok => Err(status),
+                _ => Ok(response),
+            }
+        }
     }
 }
 

@@ -2,30 +2,45 @@
 //! HTTP/2; the caller cannot tell (docs/adr/0001-mesh.md).
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::extract::State;
+use axum::middleware::{Next, from_fn_with_state};
+use http::uri::Scheme;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::Status;
 use tonic::service::Routes;
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::Server;
 
 use crate::{Role, Shutdown};
 
 mod channel;
+mod peers;
+mod tls;
 
 pub use channel::MeshChannel;
 use channel::{Local, Target};
+use peers::{Peers, Place, Times, scheme, system_resolver};
+use tls::Tls;
+pub use tls::TlsError;
 
 /// How long a call may take to its response head, unless its channel says otherwise.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Where the roles are.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Where the roles are. A name may have several addresses, one a replica: they are called in turn,
+/// and the name is looked up again while it is used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Address this process serves its roles on, for others: `host:port`. Empty: for nobody. Whoever
-    /// reaches it may do everything and read every key: keep it on a network of the hub's own.
+    /// Address this process serves its roles on, for others: `host:port`. Empty: for nobody. Without
+    /// TLS, whoever reaches it may do everything and read every key: keep it on a network of the
+    /// hub's own.
     pub listen: String,
     /// How other processes reach this one: `http://host:port`. Empty: made from `listen`.
     pub advertise: String,
@@ -39,12 +54,45 @@ pub struct Config {
     pub c2d: String,
     /// URL of the role `api`, where another process runs it.
     pub api: String,
+    /// PEM file of this process's certificate chain, for TLS between the processes. The certificate
+    /// names `dunlin`, is good for both sides of a connection, and is of the CA in `tls_ca`. URLs
+    /// above begin with `https://` then. The files may be replaced while the hub runs. Empty: in the
+    /// clear.
+    pub tls_cert: PathBuf,
+    /// PEM file of its private key.
+    pub tls_key: PathBuf,
+    /// PEM file of the CA of the mesh, and of nothing else: whoever has a certificate of it may do
+    /// everything.
+    pub tls_ca: PathBuf,
+    /// Calls of other processes that may wait for this one's answer; the next are told at once to
+    /// come back (503). A direct method waits for its device.
+    pub max_calls: NonZeroU32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: String::new(),
+            advertise: String::new(),
+            registry: String::new(),
+            twins: String::new(),
+            methods: String::new(),
+            c2d: String::new(),
+            api: String::new(),
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            tls_ca: PathBuf::new(),
+            max_calls: const { NonZeroU32::new(10_000).expect("more than none") },
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum MeshError {
-    #[error("mesh.{role} is not a URL: {url:?}; write it as http://host:port")]
-    BadUrl { role: &'static str, url: String },
+    #[error("mesh.{setting} is not a URL of this mesh: {url:?}; write it as {scheme}://host:port")]
+    BadUrl { setting: &'static str, url: String, scheme: Scheme },
+    #[error("cannot use TLS between processes")]
+    Tls(#[from] TlsError),
     #[error(
         "the role {role} runs neither here nor elsewhere: add it to --roles or set mesh.{role}"
     )]
@@ -63,16 +111,33 @@ struct Inner {
     config: Config,
     local: Arc<Local>,
     runtime: Handle,
-    nodes: Mutex<HashMap<String, Target>>,
+    tls: Option<Tls>,
+    nodes: Mutex<HashMap<String, Arc<Peers>>>,
 }
 
 impl Mesh {
     /// A mesh of a process that runs `local_roles`. Calls are made on `runtime`, whatever thread
     /// they come from.
+    pub fn open(config: Config, local_roles: &[Role], runtime: Handle) -> Result<Self, MeshError> {
+        let tls = Tls::new(&config)?;
+        let scheme = scheme(tls.is_some());
+        let url = &config.advertise;
+        if !url.is_empty() && Place::parse(url, &scheme).is_none() {
+            return Err(MeshError::BadUrl { setting: "advertise", url: url.clone(), scheme });
+        }
+        Ok(Self::with_tls(config, local_roles, runtime, tls))
+    }
+
+    /// The same in the clear, for who sets no files.
     pub fn new(config: Config, local_roles: &[Role], runtime: Handle) -> Self {
+        Self::with_tls(config, local_roles, runtime, None)
+    }
+
+    fn with_tls(config: Config, local_roles: &[Role], runtime: Handle, tls: Option<Tls>) -> Self {
+        let scheme = scheme(tls.is_some());
         let node = match (config.advertise.as_str(), config.listen.as_str()) {
             ("", "") => "local".to_owned(),
-            ("", listen) => format!("http://{listen}"),
+            ("", listen) => format!("{scheme}://{listen}"),
             (advertise, _) => advertise.to_owned(),
         };
         Self {
@@ -82,6 +147,7 @@ impl Mesh {
                 config,
                 local: Arc::default(),
                 runtime,
+                tls,
                 nodes: Mutex::default(),
             }),
         }
@@ -109,9 +175,13 @@ impl Mesh {
         if url.is_empty() {
             return Err(MeshError::NoSuchRole { role: role.name() });
         }
-        self.remote(url)
-            .map(|target| self.wrap(target))
-            .ok_or_else(|| MeshError::BadUrl { role: role.name(), url: url.to_owned() })
+        self.remote(url).map(|peers| self.wrap(Target::Remote(peers))).ok_or_else(|| {
+            MeshError::BadUrl {
+                setting: role.name(),
+                url: url.to_owned(),
+                scheme: scheme(self.inner.tls.is_some()),
+            }
+        })
     }
 
     /// The way to one process, by the name `node` of its mesh; what follows a `#` says which of its
@@ -122,12 +192,14 @@ impl Mesh {
             return Some(self.wrap(self.local()));
         }
         let mut nodes = self.inner.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(target) = nodes.get(node) {
-            return Some(self.wrap(target.clone()));
+        if let Some(peers) = nodes.get(node) {
+            return Some(self.wrap(Target::Remote(peers.clone())));
         }
-        let target = self.remote(node)?;
-        nodes.insert(node.to_owned(), target.clone());
-        Some(self.wrap(target))
+        // Processes come and go under ever new names.
+        nodes.retain(|_, peers| !peers.is_unused());
+        let peers = self.remote(node)?;
+        nodes.insert(node.to_owned(), peers.clone());
+        Some(self.wrap(Target::Remote(peers)))
     }
 
     /// Puts the routes of this process's roles in place. Called once, last: until then calls wait
@@ -150,32 +222,60 @@ impl Mesh {
         shutdown: Shutdown,
     ) -> Result<(), tonic::transport::Error> {
         let Some(routes) = self.inner.local.get() else { return Ok(()) };
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        Server::builder()
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
-            .await
+        let places = Arc::new(Semaphore::new(self.inner.config.max_calls.get() as usize));
+        let bounded = from_fn_with_state(places, shed);
+        let server = Server::builder()
+            .add_routes(Routes::from(routes.into_axum_router().layer(bounded)).prepare());
+        let shutdown = shutdown.cancelled_owned();
+        match &self.inner.tls {
+            None => {
+                let incoming = TcpListenerStream::new(listener);
+                server.serve_with_incoming_shutdown(incoming, shutdown).await
+            }
+            Some(tls) => {
+                let incoming = ReceiverStream::new(tls.accept(listener));
+                server.serve_with_incoming_shutdown(incoming, shutdown).await
+            }
+        }
+    }
+
+    /// Whether other processes have to show who they are.
+    pub fn has_tls(&self) -> bool {
+        self.inner.tls.is_some()
     }
 
     fn local(&self) -> Target {
         Target::Local(self.inner.local.clone())
     }
 
-    fn remote(&self, url: &str) -> Option<Target> {
-        let endpoint = Endpoint::from_shared(url.to_owned()).ok()?;
-        // The channel's driver must live on the main runtime, not on a connection worker.
-        let _guard = self.inner.runtime.enter();
-        let channel = endpoint
-            .connect_timeout(Duration::from_secs(3))
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .tcp_nodelay(true)
-            .connect_lazy();
-        Some(Target::Remote(channel))
+    fn remote(&self, url: &str) -> Option<Arc<Peers>> {
+        let Inner { tls, runtime, .. } = &*self.inner;
+        let place = Place::parse(url, &scheme(tls.is_some()))?;
+        Some(Peers::new(place, tls.clone(), system_resolver(), runtime, Times::default()))
     }
 
     fn wrap(&self, target: Target) -> MeshChannel {
         MeshChannel::new(target, self.inner.runtime.clone(), DEFAULT_DEADLINE)
     }
+}
+
+/// Answers at once who finds no place. A place is held to the response head: what streams after it
+/// has bounds of its own.
+async fn shed(
+    State(places): State<Arc<Semaphore>>,
+    request: axum::extract::Request,
+    next: Next,
+) -> axum::response::Response {
+    match places.try_acquire() {
+        Ok(_place) => next.run(request).await,
+        Err(_) => Status::unavailable("the process has as many calls as it takes").into_http(),
+    }
+}
+
+/// An error with its causes, which say what happened.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

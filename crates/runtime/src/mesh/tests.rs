@@ -102,3 +102,46 @@ async fn routes_that_are_detached_are_let_go_of() {
     let error = text(channel, request).await.expect_err("nobody answers");
     assert_eq!(error.code(), Code::Unavailable);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_has_enough_to_do_says_so_at_once() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let max_calls = NonZeroU32::new(2).expect("two");
+    let config = Config { max_calls, ..Config::default() };
+    let here = Mesh::new(config, &[Role::Api], Handle::current());
+    let (entered, mut enters) = tokio::sync::mpsc::unbounded_channel();
+    let go = Shutdown::new();
+    let went = go.clone();
+    here.attach(router().route(
+        "/rest/wait",
+        get(move || async move {
+            entered.send(()).expect("the test waits");
+            went.cancelled().await;
+            "done"
+        }),
+    ));
+    let local = here.channel(Role::Api).expect("runs here");
+    tokio::spawn(async move { here.serve(listener, Shutdown::new()).await });
+    let there =
+        Mesh::new(Config { api: url, ..Config::default() }, &[Role::Gateway], Handle::current());
+    let remote = there.channel(Role::Api).expect("configured");
+    let wait = || http::Request::get("/rest/wait").body(Body::empty()).expect("a request");
+    let waiting = [(); 2].map(|()| tokio::spawn(text(remote.clone(), wait())));
+    for _ in &waiting {
+        enters.recv().await.expect("a place");
+    }
+    let refused = text(remote.clone(), wait()).await.expect_err("no place");
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("as many calls as it takes"), "{refused}");
+    // Its own calls are not counted, or roles that call one another could wait in a circle.
+    let own = tokio::spawn(text(local, wait()));
+    enters.recv().await.expect("called");
+    go.cancel();
+    assert_eq!(own.await.expect("no panic").expect("answered"), "done");
+    for one in waiting {
+        assert_eq!(one.await.expect("no panic").expect("answered"), "done");
+    }
+    let again = http::Request::post("/echo").body(Body::new("hi".to_owned())).expect("a request");
+    assert_eq!(text(remote, again).await.expect("there are places again"), "hi!");
+}

@@ -73,9 +73,6 @@ impl Hub {
             "" => None,
             address => {
                 let listener = listen(address, "other processes (mesh.listen)").await?;
-                if !listener.local_addr()?.ip().is_loopback() {
-                    warn!(address, "other processes are served unauthenticated: keep others out");
-                }
                 // Port 0 has become a number that others can be told.
                 config.mesh.listen = listener.local_addr()?.to_string();
                 Some(listener)
@@ -85,7 +82,14 @@ impl Hub {
         let admin_listener = listen(admin_address, "health and metrics (--admin-port)").await?;
         let admin = admin_listener.local_addr()?;
 
-        let mesh = Mesh::new(config.mesh.clone(), &roles, Handle::current());
+        let mesh = Mesh::open(config.mesh.clone(), &roles, Handle::current())?;
+        if let Some(listener) = &mesh_listener
+            && !mesh.has_tls()
+            && !listener.local_addr()?.ip().is_loopback()
+        {
+            let address = &config.mesh.listen;
+            warn!(address, "other processes are served unauthenticated: keep others out");
+        }
         let (mut components, mut gateway) = (Vec::new(), None);
         for role in &roles {
             components.push(match role {

@@ -65,6 +65,50 @@ async fn messages_in_flight_are_acknowledged() {
     hub.stop().await;
 }
 
+/// Each is served until its turn to go, while nobody new is let in.
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_sent_away_one_after_the_other() {
+    let hub = TestHub::all_in_one().await;
+    let stopping = beside(&hub, &Role::ALL, hub.stores().events.clone(), |config| {
+        config.gateway.drain_per_second = 1;
+        // One thread: they go in the order of their coming.
+        config.gateway.workers = 1;
+    })
+    .await;
+    stopping.announce();
+    let (door, admin) = (door_beside(&hub, &stopping), stopping.admin);
+    let device = Device::create(&hub, "first").await;
+    let mut first = door.enter(&device.connect()).await;
+    // So many that the last one's turn would come after every deadline of this test.
+    let mut others = Vec::new();
+    for n in 0..60 {
+        let device = Device::create(&hub, &format!("d{n}")).await;
+        others.push((door.enter(&device.connect()).await, device));
+    }
+    let stopped = tokio::spawn(stopping.stop());
+    first.expect_close().await;
+    let (mut last, device) = others.pop().expect("the last");
+    last.send(&device.message(1, b"still served")).await;
+    last.expect(&puback(1)).await;
+    // Nobody new comes in, and whoever balances the load is told.
+    let refused = TcpStream::connect(door.address).await.expect_err("nobody listens");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    let http = dunlin::client::http().build().expect("a client");
+    let get = async |path: &str| {
+        let response = http.get(format!("http://{admin}{path}")).send().await;
+        response.expect("answered").status().as_u16()
+    };
+    assert_eq!((get("/readyz").await, get("/livez").await), (503, 200));
+    // Who goes by himself is not waited for.
+    last.close().await;
+    for (other, _) in others {
+        other.close().await;
+    }
+    within("the end", stopped).await.expect("stopped");
+    assert_eq!(bodies(&events(&hub, &device.id, 1).await), ["still served"]);
+    hub.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_on_the_way_gets_an_answer_all_in_one() {
     who_is_on_the_way_gets_an_answer(TestHub::all_in_one().await).await;

@@ -58,6 +58,7 @@ mod kill_device;
 mod kill_ledger;
 mod kill_receiver;
 mod kill_traffic;
+mod mesh_tls;
 mod method_api;
 mod method_kit;
 mod methods;
