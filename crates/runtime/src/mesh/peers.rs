@@ -42,6 +42,8 @@ const ALIVE: Duration = Duration::from_secs(5);
 /// How many connections may turn out to be closed before a call is given up.
 const TRIES: usize = 4;
 
+const FLEETING: &str = "its connections end as soon as they begin";
+
 /// How often a name in use is looked up, and how long after its last call it is in use.
 #[derive(Clone, Copy)]
 pub(super) struct Times {
@@ -166,7 +168,7 @@ impl Peers {
                 Err(failed) => return Err(shared.lost(&chain(failed.error()))),
             }
         }
-        Err(shared.lost("its connections end as soon as they begin"))
+        Err(shared.lost(FLEETING))
     }
 
     /// Whether nobody has called for long.
@@ -240,6 +242,10 @@ impl Shared {
                 }
                 if view.looks > before {
                     let (name, trouble) = (&self.place.name, &view.trouble);
+                    if trouble.is_empty() {
+                        // They were there, and let go of us.
+                        return Err(self.lost(FLEETING));
+                    }
                     return Err(Status::unavailable(format!("nobody is at {name}: {trouble}")));
                 }
             }
