@@ -23,6 +23,7 @@ use crate::{Role, Shutdown};
 mod channel;
 mod peers;
 mod tls;
+mod unsent;
 
 pub use channel::MeshChannel;
 use channel::{Local, Target};

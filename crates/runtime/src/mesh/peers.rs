@@ -26,6 +26,7 @@ use tonic::body::Body;
 
 use super::chain;
 use super::tls::Tls;
+use super::unsent::{Lent, Unsent};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -40,6 +41,8 @@ const ALIVE: Duration = Duration::from_secs(5);
 
 /// How many connections may turn out to be closed before a call is given up.
 const TRIES: usize = 4;
+
+const FLEETING: &str = "its connections end as soon as they begin";
 
 /// How often a name in use is looked up, and how long after its last call it is in use.
 #[derive(Clone, Copy)]
@@ -120,7 +123,7 @@ struct View {
 
 struct Replica {
     address: SocketAddr,
-    connection: SendRequest<Body>,
+    connection: SendRequest<Lent>,
 }
 
 impl Peers {
@@ -153,20 +156,19 @@ impl Peers {
         let shared = &self.shared;
         *shared.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         shared.address(&mut request);
+        let unsent = Unsent::new(request);
         for _ in 0..TRIES {
             let mut connection = shared.replica().await?;
-            match connection.try_send_request(request).await {
+            match connection.try_send_request(unsent.request()).await {
                 Ok(response) => {
                     shared.answered.store(true, Ordering::Relaxed);
                     return Ok(response.map(Body::new));
                 }
-                Err(mut failed) => match failed.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(shared.lost(&chain(&failed.into_error()))),
-                },
+                Err(failed) if unsent.is_whole_after(&failed) => {}
+                Err(failed) => return Err(shared.lost(&chain(failed.error()))),
             }
         }
-        Err(shared.lost("its connections end as soon as they begin"))
+        Err(shared.lost(FLEETING))
     }
 
     /// Whether nobody has called for long.
@@ -226,7 +228,7 @@ impl Shared {
     }
 
     /// The replica whose turn it is; if there is none, whom the next look finds.
-    async fn replica(&self) -> Result<SendRequest<Body>, Status> {
+    async fn replica(&self) -> Result<SendRequest<Lent>, Status> {
         let mut views = self.view.subscribe();
         let before = views.borrow().looks;
         loop {
@@ -240,6 +242,10 @@ impl Shared {
                 }
                 if view.looks > before {
                     let (name, trouble) = (&self.place.name, &view.trouble);
+                    if trouble.is_empty() {
+                        // They were there, and let go of us.
+                        return Err(self.lost(FLEETING));
+                    }
                     return Err(Status::unavailable(format!("nobody is at {name}: {trouble}")));
                 }
             }
@@ -303,7 +309,7 @@ impl Shared {
     }
 }
 
-async fn connect(shared: Arc<Shared>, address: SocketAddr) -> Result<SendRequest<Body>, BoxError> {
+async fn connect(shared: Arc<Shared>, address: SocketAddr) -> Result<SendRequest<Lent>, BoxError> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     match &shared.tls {
@@ -317,7 +323,7 @@ async fn connect(shared: Arc<Shared>, address: SocketAddr) -> Result<SendRequest
     }
 }
 
-async fn handshake<S>(shared: Arc<Shared>, stream: S) -> Result<SendRequest<Body>, BoxError>
+async fn handshake<S>(shared: Arc<Shared>, stream: S) -> Result<SendRequest<Lent>, BoxError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {

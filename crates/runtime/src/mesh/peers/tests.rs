@@ -11,6 +11,7 @@ use tonic::Code;
 use tonic::transport::Server;
 
 use super::*;
+use crate::Shutdown;
 
 /// Longer than anything takes here: who waits for it has failed.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -24,6 +25,8 @@ struct Replica {
     address: SocketAddr,
     held: Arc<Notify>,
     holds: Arc<AtomicUsize>,
+    stop: Shutdown,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
 impl Replica {
@@ -38,13 +41,16 @@ impl Replica {
             .route("/who", get(move || async move { address.to_string() }))
             .route("/hold", get(hold))
             .with_state((held.clone(), holds.clone()));
-        runtime.spawn(async move {
+        let stop = Shutdown::new();
+        let stopped = stop.clone().cancelled_owned();
+        let serving = runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
             let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
             let routes = tonic::service::Routes::from(routes).prepare();
-            Server::builder().add_routes(routes).serve_with_incoming(incoming).await
+            let server = Server::builder().add_routes(routes);
+            server.serve_with_incoming_shutdown(incoming, stopped).await
         });
-        Self { runtime: Some(runtime), address, held, holds }
+        Self { runtime: Some(runtime), address, held, holds, stop, serving }
     }
 
     fn kill(self) {}
@@ -183,6 +189,31 @@ async fn a_killed_replica_fails_what_it_had_and_is_not_called_again() {
     for _ in 0..20 {
         assert_eq!(call(&peers, "/who").await.expect("answered"), lives.address.to_string());
     }
+}
+
+/// As in a rolling update: what it has is finished, what comes meanwhile goes to the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_stops_in_good_order_costs_no_call() {
+    let (mut stops, stays) = (Replica::start().await, Replica::start().await);
+    let (_, peers) = peers_of(&[&stops, &stays], Times::default());
+    until_called(&peers, &[&stops, &stays], &[]).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let mut callers = JoinSet::new();
+    for _ in 0..8 {
+        let (peers, over) = (peers.clone(), over.clone());
+        callers.spawn(async move {
+            while !over.load(Ordering::SeqCst) {
+                call(&peers, "/who").await.expect("answered");
+            }
+        });
+    }
+    until_called(&peers, &[&stops, &stays], &[]).await;
+    stops.stop.cancel();
+    let served = timeout(DEADLINE, &mut stops.serving).await.expect("it ends");
+    served.expect("no panic").expect("a good end");
+    until_called(&peers, &[&stays], &[]).await;
+    over.store(true, Ordering::SeqCst);
+    callers.join_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
