@@ -1,7 +1,7 @@
 //! The replicas behind one URL: looked up again and again, kept connected, called in turn.
 //!
 //! On hyper's connections, not on tonic's `Channel`: that tells neither which replica a call went to
-//! nor whether it was sent, which decides whether another may be asked (docs/adr/0007-mesh-replicas.md).
+//! nor whether it was sent, which decides whether another may be asked (docs/adr/0006-mesh-replicas.md).
 
 use std::future::Future;
 use std::io;
