@@ -34,9 +34,11 @@ impl Stores {
     pub async fn open(config: &Config) -> Result<Self> {
         let urls = &config.stores;
         let mut folders = Folders { data: config.hub.data.clone(), open: BTreeMap::new() };
-        let (devices, twins, commands) = devices(&mut folders, &urls.devices).await?;
-        let events = events(urls, &mut folders).await?;
-        let presence = presence(&urls.presence, &devices).await?;
+        let devices = devices(&mut folders, &urls.devices).await;
+        let (devices, twins, commands) = devices.context("stores.devices cannot be used")?;
+        let events = events(urls, &mut folders).await.context("stores.events cannot be used")?;
+        let presence = presence(&urls.presence, &devices).await;
+        let presence = presence.context("stores.presence cannot be used")?;
         Ok(Self { devices, twins, commands, events, presence })
     }
 
@@ -59,7 +61,7 @@ async fn devices(folders: &mut Folders, url: &str) -> Result<Devices> {
         ));
     }
     let supported = "embedded:FOLDER and postgres://…";
-    let (_, sqlite) = folders.get("stores.devices", url, supported)?;
+    let (_, sqlite) = folders.get(url, supported)?;
     Ok((
         Arc::new(SqliteDeviceStore::new(sqlite.clone())),
         Arc::new(SqliteTwinStore::new(sqlite.clone())),
@@ -72,7 +74,7 @@ async fn presence(url: &str, devices: &Arc<dyn DeviceStore>) -> Result<Arc<dyn P
         return Ok(Arc::new(RedisPresence::open(url, devices.clone()).await?));
     }
     if url != "memory:" {
-        return Err(unsupported("stores.presence", url, "memory: and redis://…"));
+        return Err(unsupported(url, "memory: and redis://…"));
     }
     let generation = devices.epoch_generation_next().await?;
     // With presence in memory this is the only gateway there is: whoever was connected before it
@@ -92,7 +94,7 @@ async fn events(urls: &Urls, folders: &mut Folders) -> Result<Arc<dyn EventLog>>
         return Ok(Arc::new(KafkaLog::open(&urls.events, shape).await?));
     }
     let supported = "embedded:FOLDER and kafka://HOST:PORT";
-    let (folder, sqlite) = folders.get("stores.events", &urls.events, supported)?;
+    let (folder, sqlite) = folders.get(&urls.events, supported)?;
     let shape = SegmentLogConfig { partitions, retention_age, ..SegmentLogConfig::default() };
     let folder = folder.join("events");
     std::fs::create_dir_all(&folder)
@@ -107,9 +109,9 @@ struct Folders {
 }
 
 impl Folders {
-    fn get(&mut self, setting: &str, url: &str, supported: &str) -> Result<(PathBuf, Sqlite)> {
+    fn get(&mut self, url: &str, supported: &str) -> Result<(PathBuf, Sqlite)> {
         let Some(path) = url.strip_prefix("embedded:") else {
-            return Err(unsupported(setting, url, supported));
+            return Err(unsupported(url, supported));
         };
         let path = if path.is_empty() { self.data.clone() } else { Path::new(path).to_owned() };
         // However it is written, a folder is opened once.
@@ -123,10 +125,10 @@ impl Folders {
     }
 }
 
-fn unsupported(setting: &str, url: &str, supported: &str) -> anyhow::Error {
+fn unsupported(url: &str, supported: &str) -> anyhow::Error {
     // A URL of a server may carry a password: only its scheme is repeated.
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-    anyhow!("{setting} cannot be of the kind \"{scheme}:\"; this version supports {supported}")
+    anyhow!("it cannot be of the kind \"{scheme}:\"; this version supports {supported}")
 }
 
 #[cfg(test)]
@@ -216,7 +218,7 @@ mod tests {
                 "events" => config.stores.events = url,
                 _ => config.stores.presence = url,
             }
-            let error = Stores::open(&config).await.err().expect("refused").to_string();
+            let error = format!("{:#}", Stores::open(&config).await.err().expect("refused"));
             for part in [setting, "mysql:", supported] {
                 assert!(error.contains(part), "{error}");
             }
@@ -233,7 +235,7 @@ mod tests {
         let mut config = Config::default();
         config.hub.data = folder.path().to_owned();
         config.stores.devices = format!("postgres://me:secret@{address}/db");
-        let error = Stores::open(&config).await.err().expect("refused").to_string();
+        let error = format!("{:#}", Stores::open(&config).await.err().expect("refused"));
         assert!(error.contains(&format!("{address}/db")) && !error.contains("secret"), "{error}");
     }
 }
