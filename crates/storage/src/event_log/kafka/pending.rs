@@ -221,8 +221,12 @@ impl Pending {
         self.bytes.load(Ordering::Relaxed) < self.limit
     }
 
+    /// Whether everything that was accepted has been told.
     pub(super) fn is_empty(&self) -> bool {
-        self.bytes.load(Ordering::SeqCst) == 0
+        // What is taken off goes into the outbox under its lock, and is told under it.
+        let outbox = lock(&self.outbox);
+        let told = outbox.iter().all(|told| told.batch.is_empty());
+        told && self.bytes.load(Ordering::SeqCst) == 0
     }
 
     /// Nothing is taken any more once it returns.
@@ -252,4 +256,43 @@ fn cost(record: &Record<'_>) -> usize {
     let header = |h: &crate::event_log::Header<'_>| h.name.len() + h.value.map_or(0, str::len);
     let headers: usize = record.headers.iter().map(header).sum();
     OVERHEAD + record.key.len() + record.body.len() + headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard(AtomicUsize);
+
+    impl Completions for Heard {
+        fn complete(&self, batch: &[Completion]) {
+            self.0.fetch_add(batch.len(), Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn it_is_not_empty_before_all_is_told() {
+        let (pending, heard) = (Pending::new(1_000_000), Arc::new(Heard::default()));
+        pending.add_topic("d2c", "test.d2c".to_owned(), 1).expect("a topic");
+        let sink = heard.clone() as Arc<dyn Completions>;
+        let record = Record { key: b"d", headers: &[], body: b"1", enqueued: 1 };
+        let mut number = None;
+        let waiter = (Token { connection: 1, sequence: 1 }, Some(&sink));
+        let pushed = pending.push(
+            "d2c",
+            |_| 0,
+            &record,
+            waiter,
+            |_, _, opaque| {
+                number = Some(opaque);
+                Handed::Taken
+            },
+        );
+        assert!(pushed.is_ok_and(|first| first) && !pending.is_empty());
+        pending.settle(0, number.expect("handed on"), true);
+        assert!(!pending.is_empty(), "known, and not told yet");
+        assert!(pending.tell() && pending.is_empty());
+        assert_eq!(heard.0.load(Ordering::SeqCst), 1);
+    }
 }
