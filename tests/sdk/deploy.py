@@ -25,7 +25,8 @@ def text(path):
 
 SETTINGS = tomllib.loads(text("docs/hub.toml"))
 PORTS = {value for name, value in SETTINGS["gateway"].items() if name.endswith("_port")} | {SETTINGS["admin"]["port"]}
-ROLES = {"gateway", *SETTINGS["mesh"]} - {"listen", "advertise"}
+# Each role but the gateway has a setting that says where it is.
+ROLES = {"gateway", *re.findall(r"^# URL of the role `(\w+)`", text("docs/hub.toml"), re.MULTILINE)}
 
 
 def tracked():
