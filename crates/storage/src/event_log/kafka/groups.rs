@@ -13,7 +13,7 @@ use tokio::sync::Mutex as Turn;
 
 use super::context::Logged;
 use super::url::{ANSWER, Place};
-use super::{blocking, unavailable};
+use super::{blocking, led, unavailable};
 use crate::{StoreError, lock};
 
 type Client = Arc<BaseConsumer<Logged>>;
@@ -70,7 +70,7 @@ impl Groups {
             added.map_err(unavailable)?;
         }
         let (groups, group) = (Arc::clone(self), id.clone());
-        blocking(move || groups.client(&group)?.commit(&list, CommitMode::Sync))
+        blocking(move || led(|| groups.client(&group)?.commit(&list, CommitMode::Sync)))
             .await
             .map_err(unavailable)?;
         lock(&self.known).insert(id);
@@ -87,7 +87,7 @@ impl Groups {
         let mut list = TopicPartitionList::with_capacity(partitions as usize);
         list.add_partition_range(topic, 0, partitions.cast_signed() - 1);
         let groups = Arc::clone(self);
-        let committed = move || groups.client(&id)?.committed_offsets(list, ANSWER);
+        let committed = move || led(|| groups.client(&id)?.committed_offsets(list.clone(), ANSWER));
         let committed: TopicPartitionList = blocking(committed).await.map_err(unavailable)?;
         let mut positions = Vec::new();
         for element in committed.elements() {
@@ -104,7 +104,7 @@ impl Groups {
     async fn look(&self, meta: &Client, topic: &str) -> Result<(), StoreError> {
         let (meta, prefix) = (Arc::clone(meta), id(topic, ""));
         let list = move || -> KafkaResult<HashSet<String>> {
-            let list = meta.fetch_group_list(None, ANSWER)?;
+            let list = led(|| meta.fetch_group_list(None, ANSWER))?;
             let names = list.groups().iter().map(|group| group.name());
             Ok(names.filter(|name| name.starts_with(&prefix)).map(str::to_owned).collect())
         };

@@ -321,7 +321,8 @@ impl Drop for KafkaLog {
     }
 }
 
-/// Asks again while a partition's leader is not known: it is new, or another one now. Blocks.
+/// Asks again while a partition's leader, or a group's, is not known or not ready: it is new, or
+/// another one now. Blocks.
 fn led<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
     let since = Instant::now();
     loop {
@@ -330,6 +331,9 @@ fn led<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
         let leaderless = [
             Some(RDKafkaErrorCode::NotLeaderForPartition),
             Some(RDKafkaErrorCode::LeaderNotAvailable),
+            Some(RDKafkaErrorCode::CoordinatorLoadInProgress),
+            Some(RDKafkaErrorCode::CoordinatorNotAvailable),
+            Some(RDKafkaErrorCode::NotCoordinator),
         ];
         if !leaderless.contains(&code) || since.elapsed() > ANSWER {
             return answer;
