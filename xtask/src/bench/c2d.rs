@@ -4,49 +4,25 @@
 
 use std::fmt::Write as _;
 
-use super::peers::{Certificate, hub};
-use super::sqlite::Sqlite;
-use super::turn::{create, ratio, table, turn, with_hub};
+use super::sqlite::Contest;
 use super::{Bench, Options};
 use crate::Result;
 
-const DEVICES: u32 = 1_000;
-const SECONDS: u32 = 10;
-const ROUNDS: u32 = 3;
 /// Of the peer in a turn: each is an insert and a delete.
 const MESSAGES: u32 = 1_000;
 
 pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
-    let certificate = Certificate::create(&bench.folder)?;
-    let data = bench.folder.join("data");
-    let count = options.devices.unwrap_or(DEVICES);
-    let devices = count.to_string();
-    let seconds = options.seconds.unwrap_or(SECONDS).to_string();
-    create(bench, &data, &certificate, &devices)?;
-    let sqlite = Sqlite::new(bench, &messages(count)?, MESSAGES * 2)?;
-
-    let (mut peer, mut own) = (Vec::new(), Vec::new());
-    for round in 1..=options.rounds.unwrap_or(ROUNDS) {
-        println!("\nround {round}: dunlin up");
-        let hub = hub(bench, &data, Some(&certificate))?;
-        let mut client = with_hub(bench, &hub, &certificate);
-        client.args(["--work", "c2d", "--devices", &devices, "--window", "1", "--size", "64"]);
-        own.push(turn(bench, &mut client, hub.server.pid(), &seconds)?);
-        hub.server.stop()?;
-
-        peer.push(sqlite.changes_per_second(bench, &data)? / 2.0);
-        println!("round {round}: sqlite3, {MESSAGES} messages: {:.0}/s", peer[peer.len() - 1]);
-    }
-    println!("\n{devices} devices, a message each on its way, medians; messages/s in brackets");
-    table(&[("dunlin up", &own)], |turn| turn.rate);
-    let rates: Vec<_> = own.iter().map(|turn| turn.rate).collect();
-    let each: Vec<_> = peer.iter().map(|rate| format!("{rate:.0}")).collect();
-    println!(
-        "sqlite3, a transaction and its sync an insert and a delete: messages/s [{}]",
-        each.join(" ")
-    );
-    println!("dunlin / sqlite3, median over the rounds: {:.2}", ratio(&rates, &peer));
-    Ok(true)
+    let contest = Contest {
+        work: "c2d",
+        device: "a message",
+        done: "messages",
+        statement: "an insert and a delete",
+        statements: "messages",
+        sql: messages,
+        turn: MESSAGES,
+        rows: 2,
+    };
+    contest.run(bench, options)
 }
 
 /// A message to each device in turn and its end, with the hub's settings; they print their number.
