@@ -8,54 +8,38 @@ use dunlin_model::{ErrorCode, Identity};
 use dunlin_runtime::Shutdown;
 use dunlin_storage::StoreError;
 use dunlin_storage::presence::{Epoch, NODE_LEASE, Renewed};
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::background::Background;
 use crate::gateway::{Gateway, disconnect};
 
 /// Connections that are told in one call.
 const CALL: usize = 5_000;
 
-/// The task that renews; on the main runtime.
-pub struct Lease {
-    stop: Shutdown,
-    task: JoinHandle<()>,
+/// The task that renews. At its end every connection is gone, and nobody is to be found here.
+pub fn start(gateway: Arc<Gateway>) -> Background {
+    Background::start("renewing the lease", |stop| keep(gateway, stop))
 }
 
-impl Lease {
-    pub fn start(gateway: Arc<Gateway>) -> Self {
-        let stop = Shutdown::new();
-        let stopped = stop.clone();
-        let task = tokio::spawn(async move {
-            // Three may fail before the lease is over.
-            let mut turn = interval(NODE_LEASE / 4);
-            turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let (mut lost, mut away) = (false, false);
-            loop {
-                tokio::select! {
-                    _ = turn.tick() => {}
-                    () = stopped.cancelled() => return,
-                }
-                let outcome = renew(&gateway, &mut lost).await;
-                match &outcome {
-                    Err(error) if !away => {
-                        tracing::error!(%error, "presence is away: who is connected stays, nobody new gets in");
-                    }
-                    Ok(()) if away => tracing::info!("presence is back"),
-                    _ => {}
-                }
-                away = outcome.is_err();
-            }
-        });
-        Self { stop, task }
-    }
-
-    /// Once every connection is gone, nobody is to be found here any more.
-    pub async fn finish(self) {
-        self.stop.cancel();
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "renewing the lease died: please report this");
+async fn keep(gateway: Arc<Gateway>, stop: Shutdown) {
+    // Three may fail before the lease is over.
+    let mut turn = interval(NODE_LEASE / 4);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut lost, mut away) = (false, false);
+    loop {
+        tokio::select! {
+            _ = turn.tick() => {}
+            () = stop.cancelled() => return,
         }
+        let outcome = renew(&gateway, &mut lost).await;
+        match &outcome {
+            Err(error) if !away => {
+                tracing::error!(%error, "presence is away: who is connected stays, nobody new gets in");
+            }
+            Ok(()) if away => tracing::info!("presence is back"),
+            _ => {}
+        }
+        away = outcome.is_err();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The gateway: the heads devices connect to, over one protocol-free session. It holds live
 //! connections and nothing else.
 
+mod background;
 mod commands;
 mod gateway;
 mod https;
@@ -173,13 +174,13 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         health,
         run: Box::new(|shutdown| {
             Box::pin(async move {
-                let keeper = sessions::Keeper::start(told.clone());
-                let lease = lease::Lease::start(told.clone());
-                let reporter = reports::Reporter::start(told);
+                let keeper = sessions::start(told.clone());
+                let lease = lease::start(told.clone());
+                let reporter = reports::start(told);
                 let ended = server.run(shutdown).await;
                 lease.finish().await;
                 keeper.finish().await;
-                reporter.finish().await;
+                reports::finish(reporter).await;
                 ended
             })
         }),

@@ -13,8 +13,8 @@ use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_runtime::{MeshChannel, Shutdown, clock};
 use dunlin_storage::presence::Epoch;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
+use crate::background::Background;
 use crate::gateway::Gateway;
 
 /// Seconds between two looks at who was heard of: `lastActivityTime` lags by them.
@@ -146,25 +146,14 @@ fn wire((id, report): &(Identity, Report)) -> v1::ConnectionReport {
     }
 }
 
-/// The task that tells; on the main runtime.
-pub struct Reporter {
-    stop: Shutdown,
-    task: JoinHandle<()>,
+/// The task that tells. At its end every connection is gone: it tells of the last ones.
+pub fn start(gateway: Arc<Gateway>) -> Background {
+    Background::start("telling of connections", |stop| run(gateway, stop))
 }
 
-impl Reporter {
-    pub fn start(gateway: Arc<Gateway>) -> Self {
-        let stop = Shutdown::new();
-        let task = tokio::spawn(run(gateway, stop.clone()));
-        Self { stop, task }
-    }
-
-    /// Once every connection is gone: tells of the last ones.
-    pub async fn finish(self) {
-        self.stop.cancel();
-        if tokio::time::timeout(LAST, self.task).await.is_err() {
-            tracing::warn!("the registry was not told of the last connections that ended");
-        }
+pub async fn finish(task: Background) {
+    if tokio::time::timeout(LAST, task.finish()).await.is_err() {
+        tracing::warn!("the registry was not told of the last connections that ended");
     }
 }
 

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dunlin_model::{ErrorCode, HubError, Session};
 use dunlin_proto::v1;
 use dunlin_proto::v1::registry_client::RegistryClient;
-use dunlin_runtime::{MeshChannel, Shutdown};
+use dunlin_runtime::MeshChannel;
 use tokio::sync::{Notify, oneshot};
-use tokio::task::JoinHandle;
 
+use crate::background::Background;
 use crate::gateway::Gateway;
 
 /// Sessions in one call. Further ones gather while a call is under way.
@@ -83,33 +83,15 @@ impl Sessions {
     }
 }
 
-/// The task that stores; on the main runtime.
-pub struct Keeper {
-    stop: Shutdown,
-    task: JoinHandle<()>,
-}
-
-impl Keeper {
-    pub fn start(gateway: Arc<Gateway>) -> Self {
-        let stop = Shutdown::new();
-        let stopped = stop.clone();
-        let task = tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    () = gateway.sessions.wake.notified() => {}
-                    () = stopped.cancelled() => break,
-                }
-                gateway.sessions.drain(&gateway.registry).await;
+/// The task that stores. At its end every connection is gone, and nobody waits any more.
+pub fn start(gateway: Arc<Gateway>) -> Background {
+    Background::start("keeping sessions", |stop| async move {
+        loop {
+            tokio::select! {
+                () = gateway.sessions.wake.notified() => {}
+                () = stop.cancelled() => break,
             }
-        });
-        Self { stop, task }
-    }
-
-    /// Once every connection is gone, nobody waits any more.
-    pub async fn finish(self) {
-        self.stop.cancel();
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "keeping sessions died: please report this");
+            gateway.sessions.drain(&gateway.registry).await;
         }
-    }
+    })
 }
