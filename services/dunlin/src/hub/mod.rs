@@ -101,6 +101,7 @@ impl Hub {
                         },
                         store: stores.devices.clone(),
                         links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
+                        presence: stores.presence.clone(),
                         master_key: master_key.clone(),
                     };
                     dunlin_registry::build(registry).await?
