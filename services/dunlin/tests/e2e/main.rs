@@ -109,6 +109,7 @@ mod registry_permissions;
 mod registry_policies;
 mod registry_scale;
 mod revocation;
+mod round_trips;
 mod servers_kit;
 mod tls;
 mod twin_api;
