@@ -160,6 +160,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         table: table::Table::default(),
         claims: Turns::default(),
         reports: reports::Reports::default(),
+        restored: AtomicU32::new(0),
         sessions: sessions::Sessions::default(),
         senders: https::Senders::default(),
         runtime: Handle::current(),

@@ -109,6 +109,7 @@ impl Hub {
                         },
                         store: stores.devices.clone(),
                         links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
+                        presence: stores.presence.clone(),
                         master_key: master_key.clone().context("the registry has no master key")?,
                     };
                     dunlin_registry::build(registry).await?
