@@ -45,12 +45,14 @@ cargo xtask COMMAND
     --short       5 rounds
     The last line is `acked=N lost=N dup=N`; fails on a loss.
 
-  bench idle|publish|twin|method|registry|start  measures release binaries (docs/measurements.md)
-    --devices N   idle (15000), publish (1000), twin (1000), method (100), registry (100000)
-    --rounds N    idle: bursts (5); else turns of each server: publish, twin (3), method, registry (5), start (10)
-    --seconds S   publish, twin, method: of each turn (10)
+  bench c2d|connect|https|idle|latency|method|publish|registry|start|twin
+                 measures release binaries, peers beside them (docs/measurements.md)
+    --devices N   how many each has of its own otherwise
+    --rounds N    idle: bursts (5); else turns of each server: method, registry (5), start (10), the others (3)
+    --seconds S   of each turn of what goes on for a time (10)
+    --cluster     c2d, method, publish, twin: of a cluster, in place of `dunlin up`; connect and latency are of one anyway
     --websocket   idle: devices connect over WebSocket
-    --pin         idle, publish, method: the server on processor 0, the client on processor 1
+    --pin         c2d, https, idle, method, publish: the server on processor 0, the client on processor 1
     --x509        idle: devices show a certificate instead of a token
 
   fuzz [TARGET…] [--seconds N]   libFuzzer on what reads bytes of strangers (sas, bag, username, frame, identity, segment)
