@@ -27,9 +27,10 @@ cargo xtask COMMAND
       fmt       cargo fmt --all --check
       clippy    cargo clippy --workspace --all-targets -- -D warnings
       cargo     cargo test --workspace (the repository's rules among them: cargo test -p xtask)
-      sdk       the official SDKs and OpenSSL against target/debug/dunlin, in a network namespace of its own
+      sdk       the official SDKs and OpenSSL against target/debug/dunlin, as one process and as a cluster, each in a
+                network namespace of its own
     --only STEP   that step alone; sdk prepares first
-    -- ARGS       handed to the step's own tool: cargo xtask test --only sdk -- -k renewal
+    -- ARGS       handed to the step's own tool: cargo xtask test --only sdk -- -k renewal [--shape cluster]
     The last line is `N passed, M failed`.
 
   cluster up                     a cluster on this machine: Postgres, Redis, Kafka, a process a role; ends by Ctrl-C

@@ -66,7 +66,10 @@ pub struct Context {
 pub enum BuildError {
     #[error("cannot read the hub's settings")]
     Store(#[from] StoreError),
-    #[error("the master key does not fit this store")]
+    #[error(
+        "the master key does not fit this store: start it with the one that it was first started \
+         with (DUNLIN_MASTER_KEY, or master.key in the data folder)"
+    )]
     MasterKey(#[from] Unsealable),
 }
 

@@ -99,6 +99,7 @@ mod mqtt_size;
 mod mqtt_takeover;
 mod mqtt_twin;
 mod mqtt_will;
+mod parts;
 mod process;
 mod raw;
 mod registry;
