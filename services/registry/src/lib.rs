@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dunlin_model::twin::Limits;
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::v1::registry_server::RegistryServer;
+use dunlin_runtime::telemetry::carried;
 use dunlin_runtime::{Component, DeviceLinks, Role};
 use dunlin_storage::{DeviceStore, StoreError};
 use tonic::server::NamedService;
@@ -83,7 +84,7 @@ pub async fn build(context: Context) -> Result<Component, BuildError> {
     let service = tower::service_fn(move |request: axum::extract::Request| {
         let mut server = server.clone();
         let call = async move { server.call(request.map(tonic::body::Body::new)).await };
-        let call = tokio::spawn(call);
+        let call = tokio::spawn(carried(call));
         async move {
             Ok::<_, std::convert::Infallible>(match call.await {
                 Ok(Ok(response)) => response,
