@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::background::Background;
 use crate::gateway::{Gateway, disconnect};
+use crate::queue::Message;
 
 /// Connections that are told in one call.
 const CALL: usize = 5_000;
@@ -75,10 +76,13 @@ async fn restore(gateway: &Arc<Gateway>, held: &[(Identity, Epoch)]) -> Result<(
             gateway.presence.release(identity, *epoch).await?;
             continue;
         };
-        // Whoever claimed it meanwhile knew of no former holder to be told.
         if taken.contains(identity) {
+            // Whoever claimed it meanwhile knew of no former holder to be told.
             let reason = ErrorCode::ConnectionForcefullyClosedOnNewConnection;
             gateway.runtime.spawn(async move { disconnect(&address, reason).await });
+        } else {
+            // Who was sent something meanwhile was taken for not connected.
+            address.queue.tell(address.key, Message::Commands);
         }
     }
     Ok(())
