@@ -54,9 +54,9 @@ async fn renew(gateway: &Arc<Gateway>, lost: &mut bool) -> Result<(), StoreError
         for held in held.chunks(CALL) {
             restore(gateway, held).await?;
         }
-        // The registry may have taken it for dead, too.
-        gateway.restored.fetch_add(1, Ordering::Relaxed);
         if !held.is_empty() {
+            // The registry may have taken it for dead, too.
+            gateway.restored.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
                 connections = held.len(),
                 "presence had forgotten this gateway: restored"
