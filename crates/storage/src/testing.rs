@@ -9,6 +9,11 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::event_log;
 
+pub mod kafka;
+pub mod postgres;
+pub(crate) mod process;
+pub mod redis;
+
 const POSTGRES: &str = "DUNLIN_TEST_POSTGRES";
 const REDIS: &str = "DUNLIN_TEST_REDIS";
 const KAFKA: &str = "DUNLIN_TEST_KAFKA";
@@ -86,16 +91,16 @@ impl Place {
     }
 
     /// All that Redis keeps here, as a flush would.
-    pub async fn remove_keys(&self) -> redis::RedisResult<()> {
+    pub async fn remove_keys(&self) -> ::redis::RedisResult<()> {
         let url = variable(REDIS);
         let server = url.split('?').next().unwrap_or_default();
         let mut connection =
-            redis::Client::open(server)?.get_multiplexed_async_connection().await?;
+            ::redis::Client::open(server)?.get_multiplexed_async_connection().await?;
         let pattern = format!("{}:*", self.name);
         let keys: Vec<String> =
-            redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await?;
+            ::redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await?;
         if !keys.is_empty() {
-            redis::cmd("UNLINK").arg(keys).exec_async(&mut connection).await?;
+            ::redis::cmd("UNLINK").arg(keys).exec_async(&mut connection).await?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::background::Background;
 use crate::gateway::{Gateway, disconnect};
+use crate::queue::Message;
 
 /// Connections that are told in one call.
 const CALL: usize = 5_000;
@@ -54,9 +55,9 @@ async fn renew(gateway: &Arc<Gateway>, lost: &mut bool) -> Result<(), StoreError
         for held in held.chunks(CALL) {
             restore(gateway, held).await?;
         }
-        // The registry may have taken it for dead, too.
-        gateway.restored.fetch_add(1, Ordering::Relaxed);
         if !held.is_empty() {
+            // The registry may have taken it for dead, too.
+            gateway.restored.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
                 connections = held.len(),
                 "presence had forgotten this gateway: restored"
@@ -76,10 +77,13 @@ async fn restore(gateway: &Arc<Gateway>, held: &[(Identity, Epoch)]) -> Result<(
             gateway.presence.release(identity, *epoch).await?;
             continue;
         };
-        // Whoever claimed it meanwhile knew of no former holder to be told.
         if taken.contains(identity) {
+            // Whoever claimed it meanwhile knew of no former holder to be told.
             let reason = ErrorCode::ConnectionForcefullyClosedOnNewConnection;
             gateway.runtime.spawn(async move { disconnect(&address, reason).await });
+        } else {
+            // Who was sent something meanwhile was taken for not connected.
+            address.queue.tell(address.key, Message::Commands);
         }
     }
     Ok(())

@@ -114,6 +114,7 @@ mod registry_policies;
 mod registry_scale;
 mod revocation;
 mod round_trips;
+mod server_faults;
 mod servers_kit;
 mod tls;
 mod traces;

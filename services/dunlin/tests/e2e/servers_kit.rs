@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin::config::Config;
 use dunlin::hub::Stores;
 use dunlin::test_hub::{Setup, TestHub};
 use dunlin_storage::DeviceStore;
@@ -25,6 +26,17 @@ pub struct Servers {
     pub place: Place,
     pub postgres: Postgres,
     pub redis: Arc<RedisPresence>,
+}
+
+/// A hub whose nodes share what these URLs name.
+pub async fn hub_on(setup: Setup, devices: &str, events: &str, presence: &str) -> TestHub {
+    let mut config = Config::default();
+    config.stores.devices = devices.to_owned();
+    config.stores.events = events.to_owned();
+    config.stores.presence = presence.to_owned();
+    let stores = Stores::open(&config).await.expect("stores");
+    let stores = Box::new(move |_| stores.clone());
+    TestHub::start(Setup { stores, ..setup }).await
 }
 
 impl Servers {
