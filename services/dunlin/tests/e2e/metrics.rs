@@ -55,6 +55,8 @@ async fn one_process_tells_the_same_as_several() {
         ("dunlin_method_call_seconds_count{outcome=\"answered\"}", 1.0),
         ("dunlin_c2d_messages_total{event=\"sent\"}", 1.0),
         ("dunlin_c2d_messages_total{event=\"delivered\"}", 1.0),
+        ("dunlin_api_request_seconds_count{method=\"GET\",route=\"none\",status=\"404\"}", 1.0),
+        ("dunlin_connections{protocol=\"mqtt_websocket\"}", 0.0),
         ("dunlin_presence_up", 1.0),
         ("dunlin_ready{role=\"gateway\"}", 1.0),
         (
