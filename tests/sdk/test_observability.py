@@ -99,7 +99,7 @@ def test_prometheus_takes_the_metrics_and_the_rules(ask):
     assert kinds["dunlin_connects"] == "counter" and kinds["dunlin_store_operation_seconds"] == "histogram", kinds
     [group] = ask("rules")["groups"]
     assert len(group["rules"]) == len(RULES) and all(rule["health"] != "err" for rule in group["rules"])
-    [ready] = ask("query", query='dunlin_ready{role="gateway"}')["result"]
+    [ready] = ask("query", query='dunlin_ready{part="gateway"}')["result"]
     assert ready["value"][1] == "1"
 
 

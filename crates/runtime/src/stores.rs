@@ -14,7 +14,7 @@ use dunlin_storage::command_queue::{
     FeedbackBatch, FeedbackRules, Lease, Rules, Settlement, Swept,
 };
 use dunlin_storage::device_store::{
-    ConnectionReport, IdentityWrite, Statistics, StoredIdentity, Written,
+    ConnectionReport, ConnectionStore, IdentityWrite, Statistics, StoredIdentity, Written,
 };
 use dunlin_storage::event_log::{Completions, Full, Position, Range, ReadLimit, Record, Token};
 use dunlin_storage::presence::{Claim, Epoch, Holder, Renewed};
@@ -100,9 +100,9 @@ impl<P: ?Sized> Observed<P> {
 
 /// Methods that differ in nothing but their names and types.
 macro_rules! observed {
-    ($port:ident { $($name:ident($($argument:ident: $type:ty),*) -> $ok:ty;)* } $($more:tt)*) => {
+    ($port:ident of $whole:ident { $($name:ident($($argument:ident: $type:ty),*) -> $ok:ty;)* } $($more:tt)*) => {
         #[async_trait]
-        impl $port for Observed<dyn $port> {
+        impl $port for Observed<dyn $whole> {
             $(async fn $name(&self, $($argument: $type),*) -> Result<$ok, StoreError> {
                 self.observe(stringify!($name), self.port.$name($($argument),*)).await
             })*
@@ -111,26 +111,31 @@ macro_rules! observed {
     };
 }
 
-observed!(DeviceStore {
+observed!(DeviceStore of DeviceStore {
     identity_write(groups: Vec<Vec<IdentityWrite>>) -> Vec<Written>;
     identity_get(id: &Identity) -> Option<StoredIdentity>;
     device_list(after: &str, top: usize) -> Vec<StoredIdentity>;
     module_list(device: &str) -> Vec<StoredIdentity>;
     device_statistics() -> Statistics;
-    connections_record(reports: Vec<ConnectionReport>) -> Vec<Option<Session>>;
     setting_get(name: &str) -> Option<Vec<u8>>;
     setting_init(name: &str, value: &[u8]) -> Vec<u8>;
     setting_replace(name: &str, old: &[u8], new: &[u8]) -> ();
     epoch_generation_next() -> u32;
 });
 
-observed!(TwinStore {
+observed!(ConnectionStore of DeviceStore {
+    connections_record(reports: Vec<ConnectionReport>) -> Vec<Option<Session>>;
+    node_list() -> Vec<String>;
+    node_end(node: &str, at: i64, top: usize) -> usize;
+});
+
+observed!(TwinStore of TwinStore {
     twin_get(id: &Identity) -> Option<StoredTwin>;
     twin_update(id: &Identity, update: Update, now: i64, limits: &Limits) -> Updated;
     twin_report(id: &Identity, report: Report, now: i64, limits: &Limits) -> u64;
 });
 
-observed!(CommandQueue {
+observed!(CommandQueue of CommandQueue {
     command_send(device: &str, command: Command, now: i64, rules: &Rules) -> u64;
     command_lease(
         device: &str,
@@ -161,7 +166,7 @@ observed!(CommandQueue {
     ) -> bool;
 });
 
-observed!(Presence {
+observed!(Presence of Presence {
     claim(id: &Identity, node: &str, auth_version: u64) -> Claim;
     release(id: &Identity, epoch: Epoch) -> ();
     holder(id: &Identity) -> Option<Holder>;
@@ -169,10 +174,11 @@ observed!(Presence {
     node_renew(node: &str) -> Renewed;
     node_lives(node: &str) -> bool;
     restore(node: &str, held: &[(Identity, Epoch)]) -> Vec<Identity>;
+    lease_take(name: &str, holder: &str) -> bool;
 });
 
 // For who reads. What appends, the hot path, is given the log itself.
-observed!(EventLog {
+observed!(EventLog of EventLog {
     range(topic: &'static str, partition: u32) -> Range;
     seek(topic: &'static str, partition: u32, position: Position) -> u64;
     read(

@@ -13,6 +13,7 @@ pub mod event_log;
 pub mod postgres;
 pub mod presence;
 pub mod sqlite;
+pub mod testing;
 pub mod twin_store;
 
 pub use command_queue::CommandQueue;

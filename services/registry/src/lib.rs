@@ -6,9 +6,10 @@ use std::sync::Arc;
 use dunlin_model::twin::Limits;
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::v1::registry_server::RegistryServer;
+use dunlin_runtime::metrics::Registry;
 use dunlin_runtime::telemetry::carried;
-use dunlin_runtime::{Component, DeviceLinks, Role};
-use dunlin_storage::{DeviceStore, StoreError};
+use dunlin_runtime::{Component, DeviceLinks, Health, Role};
+use dunlin_storage::{DeviceStore, Presence, StoreError};
 use tonic::server::NamedService;
 use tower::Service;
 use tracing::error;
@@ -22,6 +23,7 @@ mod identities;
 mod policies;
 mod query_token;
 mod random;
+mod reaper;
 mod revocation;
 mod seal;
 mod service;
@@ -57,6 +59,8 @@ pub struct Context {
     pub store: Arc<dyn DeviceStore>,
     /// The way to connected devices: a revoked one is told to drop.
     pub links: DeviceLinks,
+    /// Who knows which gateways live.
+    pub presence: Arc<dyn Presence>,
     pub master_key: MasterKey,
 }
 
@@ -64,13 +68,17 @@ pub struct Context {
 pub enum BuildError {
     #[error("cannot read the hub's settings")]
     Store(#[from] StoreError),
-    #[error("the master key does not fit this store")]
+    #[error(
+        "the master key does not fit this store: start it with the one that it was first started \
+         with (DUNLIN_MASTER_KEY, or master.key in the data folder)"
+    )]
     MasterKey(#[from] Unsealable),
 }
 
 /// Builds the role; a new store gets its policies here.
 pub async fn build(context: Context) -> Result<Component, BuildError> {
-    let Context { config, store, links, master_key } = context;
+    let Context { config, store, links, presence, master_key } = context;
+    let reaper = reaper::Reaper::new(store.clone(), presence);
     let policies = policies::Policies::load(store.clone(), master_key.clone()).await?;
     let authorities = authorities::Authorities::load(store.clone(), master_key.clone()).await?;
     let revocation = revocation::Revocation { store: store.clone(), links };
@@ -97,7 +105,10 @@ pub async fn build(context: Context) -> Result<Component, BuildError> {
     });
     let path = format!("/{}/{{*rest}}", RegistryServer::<service::Service>::NAME);
     let routes = axum::Router::new().route_service(&path, service);
-    Ok(Component::passive(Role::Registry, routes))
+    let health = Health::new(Role::Registry.name());
+    health.set_ready(true);
+    let run = Box::new(|shutdown| Box::pin(reaper.run(shutdown)) as _);
+    Ok(Component { role: Role::Registry, routes, health, metrics: Registry::default(), run })
 }
 
 /// Logs the cause, which the caller is not told.

@@ -9,10 +9,10 @@ use anyhow::{Context, Result, anyhow};
 use dunlin_runtime::clock;
 use dunlin_runtime::stores::StoreObserver;
 use dunlin_storage::command_queue::{PostgresCommandQueue, SqliteCommandQueue};
-use dunlin_storage::device_store::{ConnectionReport, PostgresDeviceStore, SqliteDeviceStore};
+use dunlin_storage::device_store::{PostgresDeviceStore, SqliteDeviceStore};
 use dunlin_storage::event_log::{KafkaLog, KafkaLogConfig, SegmentLog, SegmentLogConfig};
 use dunlin_storage::postgres::{Postgres, PostgresConfig};
-use dunlin_storage::presence::{MemoryPresence, RedisPresence, first_epoch};
+use dunlin_storage::presence::{MemoryPresence, RedisPresence};
 use dunlin_storage::sqlite::{DataFolder, Sqlite};
 use dunlin_storage::twin_store::{PostgresTwinStore, SqliteTwinStore};
 use dunlin_storage::{CommandQueue, DeviceStore, EventLog, Presence, TwinStore};
@@ -92,9 +92,9 @@ async fn presence(url: &str, devices: &Arc<dyn DeviceStore>) -> Result<Arc<dyn P
     let generation = devices.epoch_generation_next().await?;
     // With presence in memory this is the only gateway there is: whoever was connected before it
     // started is not any more.
-    let ended =
-        ConnectionReport::EndBefore { epoch: first_epoch(generation), at: clock::unix_millis() };
-    devices.connections_record(vec![ended]).await?;
+    for node in devices.node_list().await? {
+        devices.node_end(&node, clock::unix_millis(), usize::MAX).await?;
+    }
     Ok(Arc::new(MemoryPresence::new(generation)))
 }
 
@@ -158,7 +158,7 @@ fn unsupported(url: &str, supported: &str) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use dunlin_model::{ConnectionState, Identity, Session, Status};
-    use dunlin_storage::device_store::StoredIdentity;
+    use dunlin_storage::device_store::{ConnectionReport, StoredIdentity};
 
     use super::*;
 
@@ -192,8 +192,9 @@ mod tests {
         let report = ConnectionReport::State {
             id: id.clone(),
             generation_id: "1".into(),
-            epoch: first_epoch(1) + 1,
+            epoch: 1,
             state,
+            node: "n".into(),
         };
         stores.devices.connections_record(vec![report]).await.expect("recorded");
         let read = async |stores: &Stores| {
@@ -211,9 +212,7 @@ mod tests {
     #[tokio::test]
     async fn events_may_be_in_kafka() {
         let folder = tempfile::tempdir().expect("a folder");
-        let server = std::env::var("DUNLIN_TEST_KAFKA").unwrap_or_else(|_| {
-            panic!("DUNLIN_TEST_KAFKA is not set: cargo xtask test --only cargo -- … sets it")
-        });
+        let server = dunlin_storage::testing::variable("DUNLIN_TEST_KAFKA");
         let mut config = Config::default();
         config.hub.data = folder.path().to_owned();
         config.stores.event_partitions = 3;
