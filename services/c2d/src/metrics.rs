@@ -16,6 +16,10 @@ pub(crate) struct Metrics(Family<By, Counter>);
 
 impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
+        // What has not happened yet is told as 0: a rate needs a value from before.
+        for event in ["sent", "delivered", "completed", "rejected", "abandoned", "purged"] {
+            drop(self.0.get_or_create(&By { event }));
+        }
         registry.register(
             "dunlin_c2d_messages",
             "C2D messages that back ends sent, devices were handed and settled, and were purged",
@@ -24,9 +28,7 @@ impl Metrics {
     }
 
     pub fn count(&self, event: &'static str, messages: usize) {
-        if messages > 0 {
-            self.0.get_or_create(&By { event }).inc_by(messages as u64);
-        }
+        self.0.get_or_create(&By { event }).inc_by(messages as u64);
     }
 
     /// Those of which the lock was held.

@@ -31,6 +31,9 @@ impl Protocol {
     }
 }
 
+/// The outcome of a connect that was not refused.
+pub const ACCEPTED: &str = "accepted";
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct By {
     protocol: &'static str,
@@ -78,6 +81,12 @@ impl Default for Requests {
 
 impl Metrics {
     pub fn registry(&self, events: Arc<dyn EventLog>) -> Registry {
+        // What has not happened yet is told as 0: a rate needs a value from before.
+        for protocol in [Protocol::Mqtt, Protocol::MqttWebSocket] {
+            let protocol = protocol.name();
+            drop(self.connections.get_or_create(&By { protocol }));
+            drop(self.connects.get_or_create(&Connect { protocol, outcome: ACCEPTED }));
+        }
         let mut registry = Registry::default();
         registry.register(
             "dunlin_connections",
@@ -131,7 +140,7 @@ impl Metrics {
         Connected(connections)
     }
 
-    /// `outcome`: `accepted`, or why not.
+    /// `outcome`: [`ACCEPTED`], or why not.
     pub fn connect(&self, protocol: Protocol, outcome: &'static str) {
         let protocol = protocol.name();
         self.connects.get_or_create(&Connect { protocol, outcome }).inc();

@@ -120,16 +120,18 @@ pub(super) async fn serve(
     let parameters = request.extract_parts::<RawPathParams>().await.ok();
     let span = telemetry.received(request.headers(), false, || {
         let path = request.uri().path();
-        let Some(route) = route.as_ref().filter(|_| path.starts_with(REST)) else {
-            let names = path.trim_start_matches('/').rsplit_once('/').unwrap_or_default();
-            return described(names.0.strip_prefix(PACKAGE).unwrap_or(names.0), names.1);
-        };
-        // As clients know it.
-        let route = route.as_str().strip_prefix(REST).unwrap_or_default();
+        if !path.starts_with(REST) {
+            let (service, method) =
+                path.trim_start_matches('/').rsplit_once('/').unwrap_or_default();
+            return described(service.strip_prefix(PACKAGE).unwrap_or(service), method);
+        }
         let (mut name, mut attributes) = described("rest", http_method(request.method()));
-        name = format!("{name} /{route}");
-        attributes.push(KeyValue::new("http.route", format!("/{route}")));
-        attributes.extend(parameters.as_ref().and_then(identity_of).unwrap_or_default());
+        // As clients know it. A path that is no route is not repeated: it is a stranger's.
+        if let Some(route) = route.as_ref().and_then(|route| route.as_str().strip_prefix(REST)) {
+            name = format!("{name} /{route}");
+            attributes.push(KeyValue::new("http.route", format!("/{route}")));
+            attributes.extend(parameters.as_ref().and_then(identity_of).unwrap_or_default());
+        }
         (name, attributes)
     });
     span.run(next.run(request)).await

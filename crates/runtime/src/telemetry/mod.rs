@@ -27,6 +27,9 @@ pub(crate) use outcome::code_of;
 /// How long the last spans may take to be sent when the process ends.
 const LAST: Duration = Duration::from_secs(3);
 
+/// The longest `tracestate` that is passed on, as the W3C has it: it goes with every call.
+const LONGEST: usize = 512;
+
 /// Makes spans, or nothing. A clone is the same.
 #[derive(Clone, Default)]
 pub struct Telemetry(Option<Arc<Sink>>);
@@ -169,7 +172,8 @@ struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
+        let value = self.0.get(key)?;
+        (value.len() <= LONGEST).then(|| value.to_str().ok())?
     }
 
     fn keys(&self) -> Vec<&str> {

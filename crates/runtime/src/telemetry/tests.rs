@@ -59,6 +59,16 @@ async fn who_calls_decides_what_is_kept_and_whose_it_is() {
     };
     let below = span.run(below).await.into_body();
     assert!(below.contains(trace) && below != ours, "{below}");
+    // What others have noted goes with it, unless it is longer than anybody has to pass on.
+    let member = |name| format!("{name}={}", "x".repeat(200));
+    for (members, kept) in [(2, true), (3, false)] {
+        let state = ["a", "b", "c"].iter().take(members).map(member).collect::<Vec<_>>().join(",");
+        headers.insert("tracestate", HeaderValue::try_from(&state).expect("a header"));
+        let mut passed_on = HeaderMap::new();
+        telemetry.received(&headers, false, none).put_into(&mut passed_on);
+        let passed_on = passed_on.get("tracestate").filter(|state| !state.is_empty());
+        assert_eq!(passed_on.is_some_and(|passed_on| *passed_on == state), kept, "{members}");
+    }
     headers.insert("traceparent", HeaderValue::from_static("00-nonsense-01"));
     assert_eq!(sent(&telemetry.received(&headers, false, none)), None);
     assert_eq!(sent(&Telemetry::default().received(&headers, true, none)), None);

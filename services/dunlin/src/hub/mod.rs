@@ -98,8 +98,8 @@ impl Hub {
 
         let telemetry = Telemetry::open(&config.telemetry, instance(&config), &roles)?;
         let observer = StoreObserver::new(telemetry.clone());
-        let log = stores.events.clone();
-        let stores = stores.observed(&config.stores, &observer);
+        let given = stores;
+        let stores = given.observed(&config.stores, &observer);
         let mesh = Mesh::open(config.mesh.clone(), &roles, Handle::current(), telemetry)?;
         let mut metrics = Registry::default();
         mesh.register(&mut metrics);
@@ -149,8 +149,14 @@ impl Hub {
                 })?,
                 Role::Gateway => {
                     let tls = tls.clone().context("the gateway has no certificate")?;
-                    let (component, addresses) =
-                        build_gateway(&config, https_port_asked, &mesh, &stores, &log, &tls)?;
+                    let (component, addresses) = build_gateway(
+                        &config,
+                        https_port_asked,
+                        &mesh,
+                        &stores,
+                        &given.events,
+                        &tls,
+                    )?;
                     gateway = Some(addresses);
                     component
                 }
@@ -159,7 +165,7 @@ impl Hub {
 
         let mut hub = Self {
             hostname: config.hostname().to_owned(),
-            needs: Needs::new(&roles, &mesh, &stores),
+            needs: Needs::new(&roles, &mesh, &given),
             mesh,
             gateway,
             admin,

@@ -22,6 +22,9 @@ const BY_ITSELF: [&str; 9] = [
     "process_",
 ];
 
+/// What looks for dead gateways now and then, in a process with the registry.
+const REAPER: [&str; 3] = ["lease_take", "node_list", "node_end"];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_tells_the_same_as_several() {
     let mut shapes = Vec::new();
@@ -29,6 +32,9 @@ async fn one_process_tells_the_same_as_several() {
         day(&hub).await;
         shapes.push(metrics_after_the_day(&hub).await);
         hub.stop().await;
+    }
+    for shape in &mut shapes {
+        shape.retain(|name, _| !REAPER.iter().any(|operation| name.contains(operation)));
     }
     let [one, several] = shapes.try_into().expect("two");
     let names = |metrics: &BTreeMap<String, f64>| metrics.keys().cloned().collect::<BTreeSet<_>>();
@@ -55,8 +61,10 @@ async fn one_process_tells_the_same_as_several() {
         ("dunlin_method_call_seconds_count{outcome=\"answered\"}", 1.0),
         ("dunlin_c2d_messages_total{event=\"sent\"}", 1.0),
         ("dunlin_c2d_messages_total{event=\"delivered\"}", 1.0),
+        ("dunlin_api_request_seconds_count{method=\"GET\",route=\"none\",status=\"404\"}", 1.0),
+        ("dunlin_connections{protocol=\"mqtt_websocket\"}", 0.0),
         ("dunlin_presence_up", 1.0),
-        ("dunlin_ready{role=\"gateway\"}", 1.0),
+        ("dunlin_ready{part=\"gateway\"}", 1.0),
         (
             "dunlin_api_request_seconds_count{method=\"POST\",route=\"/twins/{id}/methods\",status=\"200\"}",
             1.0,

@@ -52,6 +52,9 @@ pub async fn day(hub: &TestHub) -> (Device, String) {
     raw.send(&answer(200, &rid, "1")).await;
     within("the call", call).await.expect("a task").expect("an answer");
 
+    let nothing = client.request(Method::GET, "/no/secret-of-the-path");
+    assert_eq!(client.send(nothing).await.expect("an answer").status().as_u16(), 404);
+
     listen(&mut raw, &device, 1).await;
     let path = "/dunlin/v1/devices/d/messages/devicebound";
     client.call(client.request(Method::POST, path).body(ordered)).await.expect("sent");

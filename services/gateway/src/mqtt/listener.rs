@@ -13,7 +13,7 @@ use super::connect;
 use super::connection::{Connection, End};
 use crate::Timeouts;
 use crate::lobby::{Seat, Waiting};
-use crate::metrics::Protocol;
+use crate::metrics::{ACCEPTED, Protocol};
 use crate::tls;
 use crate::worker::Worker;
 
@@ -51,7 +51,7 @@ pub async fn run<F: Filter>(
 ) -> Option<End> {
     let opened = Box::pin(connect::open(io, worker, waiting, wait)).await;
     let metrics = &worker.gateway.metrics;
-    metrics.connect(protocol, opened.as_ref().err().copied().unwrap_or("accepted"));
+    metrics.connect(protocol, opened.as_ref().err().copied().unwrap_or(ACCEPTED));
     let (connection, reservation) = opened.ok()?;
     let _connected = metrics.connected(protocol);
     let end = poll_fn(|cx| connection.poll(io, worker, cx)).await;
