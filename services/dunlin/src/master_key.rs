@@ -18,20 +18,27 @@ const FILE: &str = "master.key";
 
 /// From `DUNLIN_MASTER_KEY`, else from the data folder, where a first start makes it.
 pub(crate) fn load(data: &Path, environment: &Environment) -> Result<MasterKey> {
+    if let Some(key) = find(data, environment)? {
+        return Ok(key);
+    }
+    let path = data.join(FILE);
+    let mut bytes = [0; MasterKey::BYTES];
+    SystemRandom::new().fill(&mut bytes).expect("the operating system has randomness");
+    let text = format!("{}\n", STANDARD.encode(bytes));
+    files::keep(&path, text.as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(MasterKey::new(&bytes))
+}
+
+/// As [`load`], but none is made.
+pub(crate) fn find(data: &Path, environment: &Environment) -> Result<Option<MasterKey>> {
     if let Some(text) = environment.get(VARIABLE) {
-        return decode(text).context(VARIABLE);
+        return decode(text).map(Some).context(VARIABLE);
     }
     let path = data.join(FILE);
     match std::fs::read_to_string(&path) {
-        Ok(text) => decode(&text).with_context(|| path.display().to_string()),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let mut bytes = [0; MasterKey::BYTES];
-            SystemRandom::new().fill(&mut bytes).expect("the operating system has randomness");
-            let text = format!("{}\n", STANDARD.encode(bytes));
-            files::keep(&path, text.as_bytes())
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            Ok(MasterKey::new(&bytes))
-        }
+        Ok(text) => decode(&text).map(Some).with_context(|| path.display().to_string()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
@@ -51,6 +58,7 @@ mod tests {
     fn a_key_is_made_once_and_the_environment_comes_first() {
         let folder = tempfile::tempdir().expect("a folder");
         let none = Environment::new();
+        assert!(find(folder.path(), &none).expect("looked").is_none());
         load(folder.path(), &none).expect("made");
         let first = std::fs::read(folder.path().join(FILE)).expect("written");
         load(folder.path(), &none).expect("read");
