@@ -13,6 +13,7 @@ pub mod event_log;
 pub mod postgres;
 pub mod presence;
 pub mod sqlite;
+pub mod testing;
 pub mod transfer;
 pub mod twin_store;
 

@@ -6,6 +6,8 @@ use std::path::Path;
 use dunlin_auth::{ConnectionString, Key};
 use dunlin_registry::MasterKey;
 use dunlin_runtime::{Clock, Role};
+use dunlin_storage::testing::Place;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -25,6 +27,8 @@ pub struct Setup {
     pub clock: Clock,
     /// What the roles are given for the stores that were opened.
     pub stores: Box<dyn Fn(Stores) -> Stores + Send + Sync>,
+    /// Whether these are on Postgres, Redis and Kafka.
+    pub on_servers: bool,
 }
 
 impl Setup {
@@ -55,19 +59,32 @@ impl Setup {
         ])
     }
 
+    /// The same nodes, each with its own way to the servers.
+    pub fn on_servers(self) -> Self {
+        Self { on_servers: true, ..self }
+    }
+
     fn of(nodes: &'static [&'static [Role]]) -> Self {
-        Self { nodes, edit: |_| {}, clock: Clock::default(), stores: Box::new(|stores| stores) }
+        let stores = Box::new(|stores| stores);
+        Self { nodes, edit: |_| {}, clock: Clock::default(), stores, on_servers: false }
     }
 }
 
-/// A hub for one test. Its stores are embedded, in a folder that goes with it.
+/// A hub for one test. What it keeps is in a folder, or in a place on the servers, that goes with it.
 pub struct TestHub {
     nodes: Vec<Hub>,
-    stores: Stores,
+    /// On servers, those of each node.
+    stores: Vec<Stores>,
     owner: ConnectionString,
     ca_pem: String,
     setup: Setup,
+    site: Site,
+}
+
+/// What outlives a restart.
+struct Site {
     folder: TempDir,
+    place: Option<Place>,
 }
 
 impl TestHub {
@@ -84,20 +101,28 @@ impl TestHub {
     }
 
     pub async fn start(setup: Setup) -> Self {
-        Self::start_on(TempDir::new().expect("a folder"), setup).await
+        let folder = TempDir::new().expect("a folder");
+        let place = if setup.on_servers { Some(Place::create().await) } else { None };
+        Self::start_on(Site { folder, place }, setup).await
     }
 
-    /// The same hub as a new process would have it: of the one before there is only the folder.
+    /// The same hub as a new process would have it: of the one before there is only what it kept.
     pub async fn restart(self) -> Self {
-        let Self { nodes, stores, setup, folder, .. } = self;
+        let Self { nodes, stores, setup, site, .. } = self;
         stop(nodes, stores).await;
-        Self::start_on(folder, setup).await
+        Self::start_on(site, setup).await
     }
 
-    async fn start_on(folder: TempDir, setup: Setup) -> Self {
+    async fn start_on(site: Site, setup: Setup) -> Self {
         no_panic_goes_unseen();
         let mut config = Config::default();
-        config.hub.data = folder.path().to_owned();
+        let folder = site.folder.path();
+        config.hub.data = folder.to_owned();
+        if let Some(place) = &site.place {
+            config.stores.devices = place.postgres();
+            config.stores.events = place.kafka();
+            config.stores.presence = place.redis();
+        }
         config.gateway.bind = HERE;
         config.gateway.mqtt_port = 0;
         config.gateway.https_port = 0;
@@ -108,11 +133,15 @@ impl TestHub {
             config.mesh.listen = "127.0.0.1:0".to_owned();
         }
         (setup.edit)(&mut config);
-        let stores = (setup.stores)(Stores::open(&config).await.expect("stores"));
-        let certificate = tls::develop(folder.path(), &config.names()).expect("a certificate");
+        // What is embedded is opened once; of servers, each node makes its own use.
+        let openings = if site.place.is_some() { setup.nodes.len() } else { 1 };
+        let opened = join_all((0..openings).map(|_| Stores::open(&config))).await;
+        let stores: Vec<_> =
+            opened.into_iter().map(|opened| (setup.stores)(opened.expect("stores"))).collect();
+        let certificate = tls::develop(folder, &config.names()).expect("a certificate");
         let ca_pem = std::fs::read_to_string(&certificate.ca).expect("the CA");
         let mut started = Vec::new();
-        for roles in setup.nodes {
+        for (roles, stores) in setup.nodes.iter().zip(stores.iter().cycle()) {
             let settings = Settings {
                 config: config.clone(),
                 https_port_asked: true,
@@ -140,7 +169,7 @@ impl TestHub {
         let gateway = started.iter().find(|node| node.gateway.is_some()).expect("a gateway");
         let port = gateway.gateway.map_or(0, |addresses| addresses.https.port());
         let owner = gateway.owner_connection_string(port).await.expect("the owner's");
-        Self { nodes: started, stores, owner, ca_pem, setup, folder }
+        Self { nodes: started, stores, owner, ca_pem, setup, site }
     }
 
     /// Where MQTT devices connect.
@@ -179,16 +208,16 @@ impl TestHub {
     }
 
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        self.site.folder.path()
     }
 
     pub fn owner_connection_string(&self) -> &ConnectionString {
         &self.owner
     }
 
-    /// The stores below the hub, to look at or to fill.
+    /// The stores below the hub (on servers, of its first node), to look at or to fill.
     pub fn stores(&self) -> &Stores {
-        &self.stores
+        &self.stores[0]
     }
 
     /// A client with the owner's rights, by way of the first gateway.
@@ -223,15 +252,18 @@ impl TestHub {
 
     pub async fn stop(self) {
         stop(self.nodes, self.stores).await;
+        if let Some(place) = self.site.place {
+            place.remove().await;
+        }
     }
 }
 
 /// Stops the nodes in the reverse order of their start, then closes the stores.
-async fn stop(nodes: Vec<Hub>, stores: Stores) {
+async fn stop(nodes: Vec<Hub>, stores: Vec<Stores>) {
     for node in nodes.into_iter().rev() {
         node.stop().await;
     }
-    stores.close().await;
+    join_all(stores.iter().map(Stores::close)).await;
 }
 
 /// From the first hub on, a panic on a connection thread of any hub in this process ends the

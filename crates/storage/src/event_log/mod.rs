@@ -13,6 +13,7 @@ mod kafka;
 mod partitioner;
 mod segment;
 
+pub(crate) use kafka::remove;
 pub use kafka::{KafkaLog, KafkaLogConfig};
 pub use partitioner::partition_of;
 pub use segment::{SegmentLog, SegmentLogConfig, SegmentLogError};

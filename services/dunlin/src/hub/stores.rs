@@ -227,9 +227,7 @@ mod tests {
     #[tokio::test]
     async fn events_may_be_in_kafka() {
         let folder = tempfile::tempdir().expect("a folder");
-        let server = std::env::var("DUNLIN_TEST_KAFKA").unwrap_or_else(|_| {
-            panic!("DUNLIN_TEST_KAFKA is not set: cargo xtask test --only cargo -- … sets it")
-        });
+        let server = dunlin_storage::testing::variable("DUNLIN_TEST_KAFKA");
         let mut config = Config::default();
         config.hub.data = folder.path().to_owned();
         config.stores.event_partitions = 3;

@@ -22,9 +22,8 @@ async fn every_process_tells_of_itself(hub: &TestHub) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_gateways_are_two_front_doors_of_one_hub() {
-    let hub = TestHub::two_gateways().await;
+scenario!(two_gateways_are_two_front_doors_of_one_hub, two_gateways);
+async fn two_gateways_are_two_front_doors_of_one_hub(hub: &TestHub) {
     hub.create_device("d").await;
     assert_eq!(hub.https_addrs().len(), 2);
     for address in hub.https_addrs() {
@@ -34,5 +33,4 @@ async fn two_gateways_are_two_front_doors_of_one_hub() {
         let client = dunlin::client::Client::new(login, ca, Some(address)).expect("a client");
         assert_eq!(client.device_get("d").await.expect("found")["deviceId"], "d");
     }
-    hub.stop().await;
 }

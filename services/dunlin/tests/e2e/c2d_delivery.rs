@@ -1,6 +1,5 @@
 //! C2D messages on their way from the real queue to a device, over MQTT and HTTPS.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin::client::CommandMessage;
@@ -8,8 +7,8 @@ use dunlin::test_hub::TestHub;
 use dunlin_model::Command;
 use dunlin_runtime::clock::unix_millis;
 use dunlin_storage::command_queue::{FeedbackRules, Rules};
+use futures_util::future::join_all;
 use reqwest::header::HeaderMap;
-use tokio::task::JoinSet;
 
 use crate::hostile_kit::header;
 use crate::hostile_web::{VERSION, Web};
@@ -116,29 +115,21 @@ async fn a_message_is_received_by_request(hub: &TestHub) {
     left(hub, "d", 0).await;
 }
 
-/// Each connection takes over from one of the same gateway or of the other, which has a message
-/// unacknowledged, and for which another one may still be settled.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_takeovers_lose_and_double_nothing() {
-    let hub = Arc::new(TestHub::two_gateways().await);
-    let mut all = JoinSet::new();
-    for n in 0..4 {
-        all.spawn(take_over(hub.clone(), format!("d{n}"), 250));
-    }
-    while let Some(ended) = all.join_next().await {
-        ended.expect("nothing lost, nothing doubled");
-    }
-    Arc::into_inner(hub).expect("nobody else has it").stop().await;
+// Each connection takes over from one of the same gateway or of the other, which has a message
+// unacknowledged, and for which another one may still be settled.
+scenario!(a_thousand_takeovers_lose_and_double_nothing, two_gateways);
+async fn a_thousand_takeovers_lose_and_double_nothing(hub: &TestHub) {
+    join_all((0..4).map(|n| take_over(hub, format!("d{n}"), 250))).await;
 }
 
-async fn take_over(hub: Arc<TestHub>, id: String, times: usize) {
-    let device = Device::create(&hub, &id).await;
+async fn take_over(hub: &TestHub, id: String, times: usize) {
+    let device = Device::create(hub, &id).await;
     let doors: Vec<_> =
-        hub.mqtt_addrs().into_iter().map(|address| Door::at(&hub, address)).collect();
+        hub.mqtt_addrs().into_iter().map(|address| Door::at(hub, address)).collect();
     let client = hub.client();
     let mut former = doors[0].enter(&device.connect()).await;
     listen(&mut former, &device, 1).await;
-    put(&hub, &id, "0").await;
+    put(hub, &id, "0").await;
     for n in 0..times {
         let next = (n + 1).to_string();
         // The former connection is told of it, or not.
@@ -148,7 +139,7 @@ async fn take_over(hub: Arc<TestHub>, id: String, times: usize) {
                     CommandMessage { headers: HeaderMap::new(), body: next.clone().into() };
                 client.c2d_send(&id, message).await.expect("sent");
             }
-            _ => put(&hub, &id, &next).await,
+            _ => put(hub, &id, &next).await,
         }
         let mut raw = doors[n / 2 % 2].resume(&device.connect()).await;
         former.rest().await;
@@ -160,5 +151,5 @@ async fn take_over(hub: Arc<TestHub>, id: String, times: usize) {
         raw.expect_alive().await;
         former = raw;
     }
-    left(&hub, &id, 1).await;
+    left(hub, &id, 1).await;
 }

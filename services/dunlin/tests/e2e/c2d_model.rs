@@ -28,19 +28,7 @@ pub const DEVICES: [&str; 3] = ["a", "b", "c"];
 /// How much of what they do is by HTTPS, in a hundred.
 const BY_REQUEST: [u32; 3] = [0, 20, 90];
 
-mod every_message_ends_once {
-    use super::*;
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn all_in_one() {
-        whatever_happens(Setup::all_in_one()).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn split() {
-        whatever_happens(Setup::split()).await;
-    }
-}
+in_every_way!(every_message_ends_once, super::super::whatever_happens, all_in_one, split);
 
 /// The hub's time, and the latest that it was.
 #[derive(Clone)]

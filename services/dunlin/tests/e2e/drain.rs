@@ -1,7 +1,7 @@
 //! A hub that is told to stop: what is in flight comes to its end, and who comes is sent away with
 //! a code that SDKs take for passing.
 
-use dunlin::test_hub::TestHub;
+use dunlin::test_hub::{Setup, TestHub};
 use dunlin_runtime::Role;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -109,17 +109,14 @@ async fn devices_are_sent_away_one_after_the_other() {
     hub.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_is_on_the_way_gets_an_answer_all_in_one() {
-    who_is_on_the_way_gets_an_answer(TestHub::all_in_one().await).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_is_on_the_way_gets_an_answer_split() {
-    who_is_on_the_way_gets_an_answer(TestHub::split().await).await;
-}
-
-async fn who_is_on_the_way_gets_an_answer(hub: TestHub) {
+in_every_way!(
+    who_is_on_the_way_gets_an_answer,
+    super::super::who_is_on_the_way_gets_an_answer,
+    all_in_one,
+    split
+);
+async fn who_is_on_the_way_gets_an_answer(setup: Setup) {
+    let hub = TestHub::start(setup).await;
     let (door, web) = (Door::of(&hub), Web::new(&hub));
     let device = Device::create(&hub, "d").await;
     // TCP and nothing more; TLS and no CONNECT; half a CONNECT.

@@ -1,26 +1,43 @@
 //! The hub from outside, over real sockets: every scenario runs on all roles in one process and on
-//! roles that call one another over the network.
+//! roles that call one another over the network, on embedded stores and on servers.
 
-/// `async fn name(hub: &TestHub)` becomes the tests `name::all_in_one` and `name::split`.
+/// Tests of `$run`, an async function of a `Setup`: one in each shape on each kind of stores.
+macro_rules! in_every_way {
+    ($name:ident, $run:expr, $($shape:ident),+) => {
+        mod $name {
+            $(mod $shape {
+                use dunlin::test_hub::Setup;
+
+                #[tokio::test(flavor = "multi_thread")]
+                async fn embedded() {
+                    $run(Setup::$shape()).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread")]
+                async fn on_servers() {
+                    $run(Setup::$shape().on_servers()).await;
+                }
+            })+
+        }
+    };
+}
+
+/// `async fn name(hub: &TestHub)` becomes the tests `name::all_in_one::embedded`, `…::on_servers`,
+/// `name::split::embedded` and `…::on_servers`; with a shape after its name, those of that shape.
 macro_rules! scenario {
     ($name:ident) => {
-        mod $name {
-            use dunlin::test_hub::TestHub;
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn all_in_one() {
-                let hub = TestHub::all_in_one().await;
-                super::$name(&hub).await;
+        scenario!($name, all_in_one, split);
+    };
+    ($name:ident, $($shape:ident),+) => {
+        in_every_way!(
+            $name,
+            (async |setup| {
+                let hub = dunlin::test_hub::TestHub::start(setup).await;
+                super::super::$name(&hub).await;
                 hub.stop().await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn split() {
-                let hub = TestHub::split().await;
-                super::$name(&hub).await;
-                hub.stop().await;
-            }
-        }
+            }),
+            $($shape),+
+        );
     };
 }
 

@@ -185,14 +185,13 @@ async fn an_answer_counts_on_the_connection_that_was_called(hub: &TestHub) {
     assert_eq!(ended(call).await, answered(r#""mine""#));
 }
 
-/// Calls go to the gateway that holds the device, and end when the device leaves it.
-#[tokio::test(flavor = "multi_thread")]
-async fn across_gateways() {
-    let hub = TestHub::two_gateways().await;
+// Calls go to the gateway that holds the device, and end when the device leaves it.
+scenario!(across_gateways, two_gateways);
+async fn across_gateways(hub: &TestHub) {
     let client = hub.client();
     let doors: Vec<_> =
-        hub.mqtt_addrs().into_iter().map(|address| Door::at(&hub, address)).collect();
-    let device = Device::create(&hub, "d").await;
+        hub.mqtt_addrs().into_iter().map(|address| Door::at(hub, address)).collect();
+    let device = Device::create(hub, "d").await;
     let mut former = listening(&doors[0], &device).await;
     for n in 1..=6 {
         let open = invoke(&client, "d", call("m", 0, "[]"));
@@ -207,7 +206,6 @@ async fn across_gateways() {
         assert_eq!(ended(open).await, answered("2"));
         former = later;
     }
-    hub.stop().await;
 }
 
 scenario!(a_device_and_its_modules_are_called_apart);

@@ -140,19 +140,17 @@ async fn a_takeover_knows_what_was_subscribed_last(hub: &TestHub) {
     }
 }
 
-/// At whichever gateway: the store is the cluster's.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_is_the_clusters() {
-    let hub = TestHub::two_gateways().await;
+// At whichever gateway: the store is the cluster's.
+scenario!(a_session_is_the_clusters, two_gateways);
+async fn a_session_is_the_clusters(hub: &TestHub) {
     let doors: Vec<_> =
-        hub.mqtt_addrs().into_iter().map(|address| Door::at(&hub, address)).collect();
-    let device = Device::create(&hub, "d").await;
+        hub.mqtt_addrs().into_iter().map(|address| Door::at(hub, address)).collect();
+    let device = Device::create(hub, "d").await;
     let mut raw = doors[0].enter(&device.connect()).await;
     subscribed(&mut raw, &[(METHODS, 0)]).await;
     let mut raw = doors[1].resume(&device.connect()).await;
     unsubscribed(&mut raw, &[METHODS]).await;
     doors[0].enter(&device.connect()).await;
-    hub.stop().await;
 }
 
 scenario!(filters_that_name_others_close);

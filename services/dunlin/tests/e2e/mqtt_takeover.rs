@@ -27,15 +27,14 @@ async fn from_websocket_to_tls(hub: &TestHub) {
     take_over(hub, &Door::websocket(hub), &Door::of(hub)).await;
 }
 
-/// With two gateways: the earlier connection is on another one than the later.
-#[tokio::test(flavor = "multi_thread")]
-async fn across_gateways() {
-    let hub = TestHub::two_gateways().await;
+// With two gateways: the earlier connection is on another one than the later.
+scenario!(across_gateways, two_gateways);
+async fn across_gateways(hub: &TestHub) {
     let doors: Vec<_> =
-        hub.mqtt_addrs().into_iter().map(|address| Door::at(&hub, address)).collect();
-    take_over(&hub, &doors[0], &doors[1]).await;
+        hub.mqtt_addrs().into_iter().map(|address| Door::at(hub, address)).collect();
+    take_over(hub, &doors[0], &doors[1]).await;
     // And to and fro.
-    let device = Device::create(&hub, "restless").await;
+    let device = Device::create(hub, "restless").await;
     let mut former = doors[0].enter(&device.connect()).await;
     for n in 1..=20 {
         let mut later = doors[n % 2].enter(&device.connect()).await;
@@ -44,8 +43,7 @@ async fn across_gateways() {
         former = later;
     }
     let want: Vec<_> = (1..=20).map(|n| n.to_string()).collect();
-    assert_eq!(bodies(&events(&hub, "restless", 20).await), want);
-    hub.stop().await;
+    assert_eq!(bodies(&events(hub, "restless", 20).await), want);
 }
 
 async fn take_over(hub: &TestHub, here: &Door, there: &Door) {
@@ -158,20 +156,19 @@ async fn a_displaced_connection_does_not_displace_its_heir(hub: &TestHub) {
     deliver(&mut again, &device, b"x").await;
 }
 
-/// Two clients that each come back at once when they are displaced, at a gateway each. A client owns
-/// the identity from its CONNACK to the end of its connection: for more than a second there is never
-/// a second owner (design, what reliability must show, R3).
-#[tokio::test(flavor = "multi_thread")]
-async fn two_clients_swap_a_thousand_times() {
-    let hub = TestHub::two_gateways().await;
-    let device = Device::create(&hub, "d").await;
+// Two clients that each come back at once when they are displaced, at a gateway each. A client owns
+// the identity from its CONNACK to the end of its connection: for more than a second there is never
+// a second owner (design, what reliability must show, R3).
+scenario!(two_clients_swap_a_thousand_times, two_gateways);
+async fn two_clients_swap_a_thousand_times(hub: &TestHub) {
+    let device = Device::create(hub, "d").await;
     let swaps = Arc::new(AtomicU32::new(0));
     let over = Shutdown::new();
     let contenders: Vec<_> = hub
         .mqtt_addrs()
         .into_iter()
         .map(|address| {
-            let (door, device) = (Door::at(&hub, address), device.clone());
+            let (door, device) = (Door::at(hub, address), device.clone());
             tokio::spawn(contend(door, device, swaps.clone(), over.clone()))
         })
         .collect();
@@ -188,7 +185,6 @@ async fn two_clients_swap_a_thousand_times() {
     }
     assert!(longest < Duration::from_secs(1), "two owners for {longest:?}");
     assert!(owned.iter().all(|times| times.len() > 100), "they took turns");
-    hub.stop().await;
 }
 
 /// Connects again and again; when each connection was its, until a thousand were had.

@@ -121,21 +121,19 @@ async fn a_caller_that_goes_away_does_not_stop_a_revocation(hub: &TestHub) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_gateway_is_told() {
-    let hub = TestHub::two_gateways().await;
-    let doors: Vec<_> = hub.mqtt_addrs().into_iter().map(|at| Door::at(&hub, at)).collect();
+scenario!(every_gateway_is_told, two_gateways);
+async fn every_gateway_is_told(hub: &TestHub) {
+    let doors: Vec<_> = hub.mqtt_addrs().into_iter().map(|at| Door::at(hub, at)).collect();
     for (door, id) in [(&doors[0], "a"), (&doors[1], "b")] {
-        let device = Device::create(&hub, id).await;
+        let device = Device::create(hub, id).await;
         let [mut disabled] = enter(door, [&device]).await;
-        closed_by(disable(&hub, id), [&mut disabled]).await;
-        set_status(&hub, id, "enabled").await;
+        closed_by(disable(hub, id), [&mut disabled]).await;
+        set_status(hub, id, "enabled").await;
         let [mut renewed] = enter(door, [&device]).await;
-        closed_by(renew_keys(&hub, id), [&mut renewed]).await;
-        let [mut deleted] = enter(door, [&Device::read(&hub, id).await]).await;
-        closed_by(delete(&hub, id), [&mut deleted]).await;
+        closed_by(renew_keys(hub, id), [&mut renewed]).await;
+        let [mut deleted] = enter(door, [&Device::read(hub, id).await]).await;
+        closed_by(delete(hub, id), [&mut deleted]).await;
     }
-    hub.stop().await;
 }
 
 async fn disable(hub: &TestHub, id: &str) {

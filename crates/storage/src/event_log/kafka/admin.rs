@@ -6,6 +6,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::{Instant, interval, timeout_at};
 
@@ -152,4 +153,22 @@ async fn create(place: &Place, config: &KafkaLogConfig, topic: &str) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Deletes every topic under the URL's prefix, and so what groups have committed of it.
+pub(crate) async fn remove(url: &str) -> Result<(), StoreError> {
+    let place = Place::parse(url)?;
+    let admin = AdminClient::from_config_and_context(&place.client, Logged).map_err(unavailable)?;
+    let removing = async {
+        let metadata = admin.inner().fetch_metadata(None, ANSWER).map_err(unavailable)?;
+        let topics = metadata.topics().iter().map(MetadataTopic::name);
+        let own: Vec<_> = topics.filter(|name| name.starts_with(&place.name(""))).collect();
+        let deleted = admin.delete_topics(&own, &AdminOptions::new()).await;
+        let refused = deleted.map_err(unavailable)?.into_iter().find_map(Result::err);
+        refused.map_or(Ok(()), |(_, code)| Err(unavailable(code)))
+    };
+    let removed = removing.await;
+    // It waits for a thread of its own.
+    tokio::task::spawn_blocking(move || drop(admin));
+    removed
 }

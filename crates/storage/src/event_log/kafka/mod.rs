@@ -34,6 +34,7 @@ mod reader;
 mod tests;
 mod url;
 
+pub(crate) use admin::remove;
 use context::Logged;
 use groups::Groups;
 use pending::{Pending, Topic};

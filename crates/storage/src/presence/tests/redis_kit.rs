@@ -12,16 +12,12 @@ use tempfile::TempDir;
 use crate::device_store::SqliteDeviceStore;
 use crate::presence::RedisPresence;
 use crate::sqlite::DataFolder;
+pub use crate::testing::variable;
 use crate::{DeviceStore, StoreError};
 
 /// The URL of the run's server.
 pub fn of_the_run() -> String {
     variable("DUNLIN_TEST_REDIS")
-}
-
-pub fn variable(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set: cargo xtask test --only cargo -- … sets it"))
 }
 
 /// A place in a server that no other test has, and where its generations come from.

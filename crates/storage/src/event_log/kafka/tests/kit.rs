@@ -11,11 +11,7 @@ use tempfile::TempDir;
 
 use crate::StoreError;
 use crate::event_log::{KafkaLog, KafkaLogConfig};
-
-fn variable(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set: cargo xtask test --only cargo -- … sets it"))
-}
+use crate::testing::variable;
 
 /// The run's broker, under a prefix that no other test has.
 pub fn of_the_run() -> String {
