@@ -5,6 +5,7 @@ mod c2d;
 mod https;
 mod idle;
 mod method;
+mod moving;
 mod peers;
 mod publish;
 mod registry;
@@ -28,6 +29,7 @@ enum What {
     Https,
     Idle,
     Method,
+    Move,
     Publish,
     Registry,
     Start,
@@ -37,7 +39,7 @@ enum What {
 impl What {
     /// Whether it works for so many seconds a turn.
     fn is_timed(self) -> bool {
-        !matches!(self, Self::Idle | Self::Registry | Self::Start)
+        !matches!(self, Self::Idle | Self::Move | Self::Registry | Self::Start)
     }
 }
 
@@ -63,13 +65,14 @@ impl Options {
             Some(("https", rest)) => (What::Https, rest),
             Some(("idle", rest)) => (What::Idle, rest),
             Some(("method", rest)) => (What::Method, rest),
+            Some(("move", rest)) => (What::Move, rest),
             Some(("publish", rest)) => (What::Publish, rest),
             Some(("registry", rest)) => (What::Registry, rest),
             Some(("start", rest)) => (What::Start, rest),
             Some(("twin", rest)) => (What::Twin, rest),
             _ => {
                 return Err(
-                    "bench takes one of c2d, https, idle, method, publish, registry, start, twin"
+                    "bench takes one of c2d, https, idle, method, move, publish, registry, start, twin"
                         .into(),
                 );
             }
@@ -122,6 +125,7 @@ pub fn run(options: &Options) -> Result<bool> {
         What::Https => https::run(&bench, options),
         What::Idle => idle::run(&bench, options),
         What::Method => method::run(&bench, options),
+        What::Move => moving::run(&bench, options),
         What::Publish => publish::run(&bench, options),
         What::Registry => registry::run(&bench, options),
         What::Start => start::run(&bench, options),

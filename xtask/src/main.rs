@@ -36,9 +36,9 @@ cargo xtask COMMAND
     --short       5 rounds
     The last line is `acked=N lost=N dup=N`; fails on a loss.
 
-  bench idle|publish|twin|method|registry|start  measures release binaries (docs/measurements.md)
-    --devices N   idle (15000), publish (1000), twin (1000), method (100), registry (100000)
-    --rounds N    idle: bursts (5); else turns of each server: publish, twin (3), method, registry (5), start (10)
+  bench idle|publish|twin|method|registry|move|start  measures release binaries (docs/measurements.md)
+    --devices N   idle (15000), publish (1000), twin (1000), method (100), registry, move (100000)
+    --rounds N    idle: bursts (5); else turns of each server: publish, twin, move (3), method, registry (5), start (10)
     --seconds S   publish, twin, method: of each turn (10)
     --websocket   idle: devices connect over WebSocket
     --pin         idle, publish, method: the server on processor 0, the client on processor 1

@@ -53,20 +53,20 @@ pub trait Transfer: Send + Sync + 'static {
 
 /// Rows that wait for others to go with.
 #[derive(Default)]
-struct Filling {
+pub struct Filling {
     rows: Vec<Row>,
     bytes: usize,
 }
 
 impl Filling {
     /// A piece, once it is full.
-    fn push(&mut self, row: Row) -> Option<Vec<Row>> {
+    pub fn push(&mut self, row: Row) -> Option<Vec<Row>> {
         self.bytes += row.bytes();
         self.rows.push(row);
         (self.rows.len() >= PIECE_ROWS || self.bytes >= PIECE_BYTES).then(|| self.take())
     }
 
-    fn take(&mut self) -> Vec<Row> {
+    pub fn take(&mut self) -> Vec<Row> {
         self.bytes = 0;
         std::mem::take(&mut self.rows)
     }

@@ -92,7 +92,6 @@ async fn the_master_key_must_be_that_of_the_source() {
     let wrong = target.import(&file).await;
     bad(&wrong, 1, "it must be that of the hub that was exported");
     assert!(!String::from_utf8_lossy(&wrong.stderr).contains(other));
-    // Without settings, as of a hub that never started, the devices' own keys tell.
     let key = std::fs::read_to_string(source.data.join("master.key")).expect("a key");
     target.set("DUNLIN_MASTER_KEY", key.trim());
     let mut import = target.command(&["import", "--input"]);

@@ -9,7 +9,7 @@ use clap::Args;
 use dunlin_model::Identity;
 use dunlin_registry::MasterKey;
 use dunlin_storage::StoreError;
-use dunlin_storage::transfer::{Piece, Row};
+use dunlin_storage::transfer::{Filling, Piece, Row};
 use tokio::sync::mpsc;
 
 use super::super::failure::Failure;
@@ -18,9 +18,6 @@ use super::{Counts, HubArgs, PIECES, progress, tell, unusable};
 use crate::config::Environment;
 use crate::hub::Stores;
 use crate::master_key;
-
-/// Rows that are handed to a store at once.
-const ROWS: usize = 256;
 
 #[derive(Args)]
 pub(in super::super) struct ImportArgs {
@@ -88,20 +85,19 @@ fn read<R: BufRead>(
     to: &mpsc::Sender<Piece>,
 ) -> Result<Counts> {
     let bar = progress();
-    let mut rows = Vec::with_capacity(ROWS);
+    let mut filling = Filling::default();
     while let Some(row) = file.row()? {
         check_secrets(&row, key).with_context(|| format!("line {}", file.lines()))?;
-        rows.push(row);
-        if rows.len() == ROWS {
-            bar.inc(ROWS as u64);
-            // The store says by itself why it takes no more.
-            if to.blocking_send(Piece::Rows(std::mem::take(&mut rows))).is_err() {
-                return Ok(file.counts());
-            }
+        bar.inc(1);
+        // The store says by itself why it takes no more.
+        if let Some(piece) = filling.push(row)
+            && to.blocking_send(Piece::Rows(piece)).is_err()
+        {
+            return Ok(file.counts());
         }
     }
     bar.finish_and_clear();
-    for piece in [Piece::Rows(rows), Piece::Last] {
+    for piece in [Piece::Rows(filling.take()), Piece::Last] {
         let _ = to.blocking_send(piece);
     }
     Ok(file.counts())
