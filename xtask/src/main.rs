@@ -3,6 +3,7 @@
 
 mod bench;
 mod chaos;
+mod cluster;
 mod counts;
 mod fuzz;
 mod prepare;
@@ -31,6 +32,14 @@ cargo xtask COMMAND
     -- ARGS       handed to the step's own tool: cargo xtask test --only sdk -- -k renewal
     The last line is `N passed, M failed`.
 
+  cluster up                     a cluster on this machine: Postgres, Redis, Kafka, a process a role; ends by Ctrl-C
+    --gateways N       gateways, which share the ports (2)
+    --data FOLDER      hub.json, the development CA and the logs (dunlin-cluster); what the servers hold is gone in the end
+    --config FILE      settings, as of `dunlin run`
+    --hostname NAME, --bind ADDRESS, --mqtt-port PORT, --https-port PORT   as of `dunlin up`
+    --admin-port PORT  of the first gateway; each other process has the next one (9600)
+    --debug            the tests' build in place of a release build
+
   chaos [--rounds N] [--short]   kills `dunlin up` at random points and reads back what it acknowledged
     --rounds N    how often (100)
     --short       5 rounds
@@ -47,7 +56,8 @@ cargo xtask COMMAND
   fuzz [TARGET…] [--seconds N]   libFuzzer on what reads bytes of strangers (sas, bag, username, frame, identity, segment)
     --seconds N   of each target (60)
 
-Environment: DUNLIN_BIN (step sdk: test this binary and do not build), CARGO_TARGET_DIR.
+Environment: DUNLIN_BIN (step sdk, cluster: take this binary and do not build), CARGO_TARGET_DIR;
+DUNLIN_TEST_POSTGRES, DUNLIN_TEST_REDIS, DUNLIN_TEST_KAFKA (servers to use in place of our own).
 Exit code: 0 passed, 1 failed, 2 usage. docs/testing.md says what runs where.
 ";
 
@@ -55,6 +65,7 @@ enum Command {
     Help,
     Test(suite::Options),
     Chaos(chaos::Options),
+    Cluster(cluster::Options),
     Bench(bench::Options),
     Fuzz(fuzz::Options),
 }
@@ -70,6 +81,7 @@ fn parse(args: &[String]) -> Result<Command> {
         "help" | "--help" | "-h" => Ok(Command::Help),
         "test" => suite::Options::parse(rest).map(Command::Test),
         "chaos" => chaos::Options::parse(rest).map(Command::Chaos),
+        "cluster" => cluster::Options::parse(rest).map(Command::Cluster),
         "bench" => bench::Options::parse(rest).map(Command::Bench),
         "fuzz" => fuzz::Options::parse(rest).map(Command::Fuzz),
         other => Err(format!("no command `{other}`")),
@@ -85,6 +97,7 @@ fn main() -> ExitCode {
         }
         Ok(Command::Test(options)) => suite::run(&options),
         Ok(Command::Chaos(options)) => chaos::run(&options),
+        Ok(Command::Cluster(options)) => cluster::run(&options),
         Ok(Command::Bench(options)) => bench::run(&options),
         Ok(Command::Fuzz(options)) => fuzz::run(&options),
         Err(message) => {

@@ -40,7 +40,12 @@ pub fn command(built: bool, args: &[String]) -> Result<Command> {
     command.args(["sh", "-c", INSIDE, "sh"]).arg(&hosts);
     command.arg(home.join("venv/bin/python")).args(["-m", "pytest", "--basetemp"]);
     command.arg(home.join("tmp")).args(args).current_dir(&tests);
-    command.env("DUNLIN_BIN", binary).env("NODE_PATH", home.join("node/node_modules"));
+    let xtask = std::env::current_exe();
+    let xtask = xtask.map_err(|error| format!("cannot find this program: {error}"))?;
+    command
+        .env("DUNLIN_BIN", binary)
+        .env("DUNLIN_XTASK", xtask)
+        .env("NODE_PATH", home.join("node/node_modules"));
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1");
     // What the person who calls has set up for a hub of their own is not meant.
     for name in ["DUNLIN_LOGIN", "DUNLIN_CA", "PYTEST_ADDOPTS", "NODE_EXTRA_CA_CERTS"] {
@@ -49,7 +54,8 @@ pub fn command(built: bool, args: &[String]) -> Result<Command> {
     Ok(command)
 }
 
-fn binary(built: bool) -> Result<PathBuf> {
+/// DUNLIN_BIN, or the one that tests use.
+pub fn binary(built: bool) -> Result<PathBuf> {
     let path = match std::env::var_os("DUNLIN_BIN") {
         Some(path) => PathBuf::from(path),
         None => {

@@ -85,7 +85,8 @@ impl Place {
         administrator().await.batch_execute(&sql).await.expect("its schema goes");
     }
 
-    async fn remove_keys(&self) -> redis::RedisResult<()> {
+    /// All that Redis keeps here, as a flush would.
+    pub async fn remove_keys(&self) -> redis::RedisResult<()> {
         let url = variable(REDIS);
         let server = url.split('?').next().unwrap_or_default();
         let mut connection =

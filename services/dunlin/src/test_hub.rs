@@ -147,8 +147,8 @@ impl TestHub {
                 https_port_asked: true,
                 roles: roles.to_vec(),
                 stores: stores.clone(),
-                master_key: MasterKey::new(&[7; MasterKey::BYTES]),
-                tls: certificate.server.clone(),
+                master_key: Some(MasterKey::new(&[7; MasterKey::BYTES])),
+                tls: Some(certificate.server.clone()),
                 clock: setup.clock.clone(),
             };
             let mut hub = Hub::start(settings).await.expect("a hub");

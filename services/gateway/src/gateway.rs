@@ -47,6 +47,9 @@ pub struct Gateway {
     pub claims: Turns,
     /// What the registry is still to be told of connections.
     pub reports: Reports,
+    /// How often this process was taken for dead, or may have been: each time workers tell of their
+    /// connections again.
+    pub restored: AtomicU32,
     pub sessions: Sessions,
     /// Whose HTTPS requests are let in without asking again.
     pub senders: Senders,

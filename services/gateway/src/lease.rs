@@ -1,8 +1,10 @@
 //! Says that this gateway lives, and tells presence again who is connected here when it may have
-//! forgotten: after a restart, a flush or a failover of its server.
+//! forgotten: after a restart, a flush or a failover of its server, or when this process stood still
+//! for longer than its lease.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use dunlin_model::{ErrorCode, Identity};
 use dunlin_runtime::Shutdown;
@@ -51,6 +53,8 @@ async fn renew(gateway: &Arc<Gateway>, lost: &mut bool) -> Result<(), StoreError
         for held in held.chunks(CALL) {
             restore(gateway, held).await?;
         }
+        // The registry may have taken it for dead, too.
+        gateway.restored.fetch_add(1, Ordering::Relaxed);
         if !held.is_empty() {
             tracing::warn!(
                 connections = held.len(),

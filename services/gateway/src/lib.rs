@@ -51,6 +51,9 @@ pub struct Config {
     pub mqtt_port: u16,
     /// HTTPS. Official SDKs know no other port than 443; 8443 is taken where 443 is not permitted.
     pub https_port: u16,
+    /// Whether other gateways of this user may listen on the same ports: the kernel hands each
+    /// connection to one of them. Every one of them must say so.
+    pub share_ports: bool,
     /// Connection threads; 0: as many as there are processors.
     pub workers: usize,
     /// Devices that may be authenticated at once, connecting or by HTTPS; the next are told to come
@@ -84,6 +87,7 @@ impl Default for Config {
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             mqtt_port: 8883,
             https_port: 443,
+            share_ports: false,
             workers: 0,
             max_connecting: 10_000,
             max_unfinished: 0,
@@ -156,6 +160,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         table: table::Table::default(),
         claims: Turns::default(),
         reports: reports::Reports::default(),
+        restored: AtomicU32::new(0),
         sessions: sessions::Sessions::default(),
         senders: https::Senders::default(),
         runtime: Handle::current(),

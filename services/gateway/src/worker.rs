@@ -43,8 +43,10 @@ pub struct Worker {
     slots: RefCell<Slab<Slot>>,
     started: Instant,
     now: Cell<u32>,
-    /// When the registry was last told who was heard of.
+    /// When the registry was last told who is connected, and how often the gateway had been taken
+    /// for dead by then.
     reported: Cell<u32>,
+    restored: Cell<u32>,
     /// Connections whose last message the event log had no room for.
     stalled: RefCell<Vec<u64>>,
     draining: Cell<bool>,
@@ -63,6 +65,7 @@ impl Worker {
             started: Instant::now(),
             now: Cell::new(0),
             reported: Cell::new(0),
+            restored: Cell::new(0),
             stalled: RefCell::default(),
             draining: Cell::new(false),
             drained: RefCell::default(),
@@ -157,18 +160,18 @@ impl Worker {
                 connection.check(now, wall, self);
             }
         }
-        if now - self.reported.get() >= ACTIVITY_SECONDS {
-            self.report_activity(wall);
+        let restored = self.gateway.restored.load(Ordering::Relaxed);
+        let again = self.restored.replace(restored) != restored;
+        if again || now - self.reported.get() >= ACTIVITY_SECONDS {
+            self.report_connections(wall);
         }
     }
 
-    /// Has the registry told of everybody who was heard of since the last time.
-    fn report_activity(&self, wall: u64) {
-        let since = self.reported.replace(self.now());
+    /// Has the registry told of everybody who is connected, and when each was last heard of.
+    fn report_connections(&self, wall: u64) {
+        self.reported.set(self.now());
         for (_, slot) in &*self.slots.borrow() {
-            if let Slot::Open(connection) = slot
-                && connection.heard() >= since
-            {
+            if let Slot::Open(connection) = slot {
                 connection.session().report_activity(self.unix(connection.heard(), wall));
             }
         }

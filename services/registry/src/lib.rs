@@ -6,8 +6,8 @@ use std::sync::Arc;
 use dunlin_model::twin::Limits;
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::v1::registry_server::RegistryServer;
-use dunlin_runtime::{Component, DeviceLinks, Role};
-use dunlin_storage::{DeviceStore, StoreError};
+use dunlin_runtime::{Component, DeviceLinks, Health, Role};
+use dunlin_storage::{DeviceStore, Presence, StoreError};
 use tonic::server::NamedService;
 use tower::Service;
 use tracing::error;
@@ -21,6 +21,7 @@ mod identities;
 mod policies;
 mod query_token;
 mod random;
+mod reaper;
 mod revocation;
 mod seal;
 mod service;
@@ -56,6 +57,8 @@ pub struct Context {
     pub store: Arc<dyn DeviceStore>,
     /// The way to connected devices: a revoked one is told to drop.
     pub links: DeviceLinks,
+    /// Who knows which gateways live.
+    pub presence: Arc<dyn Presence>,
     pub master_key: MasterKey,
 }
 
@@ -69,7 +72,8 @@ pub enum BuildError {
 
 /// Builds the role; a new store gets its policies here.
 pub async fn build(context: Context) -> Result<Component, BuildError> {
-    let Context { config, store, links, master_key } = context;
+    let Context { config, store, links, presence, master_key } = context;
+    let reaper = reaper::Reaper::new(store.clone(), presence);
     let policies = policies::Policies::load(store.clone(), master_key.clone()).await?;
     let authorities = authorities::Authorities::load(store.clone(), master_key.clone()).await?;
     let revocation = revocation::Revocation { store: store.clone(), links };
@@ -96,7 +100,10 @@ pub async fn build(context: Context) -> Result<Component, BuildError> {
     });
     let path = format!("/{}/{{*rest}}", RegistryServer::<service::Service>::NAME);
     let routes = axum::Router::new().route_service(&path, service);
-    Ok(Component::passive(Role::Registry, routes))
+    let health = Health::new(Role::Registry.name());
+    health.set_ready(true);
+    let run = Box::new(|shutdown| Box::pin(reaper.run(shutdown)) as _);
+    Ok(Component { role: Role::Registry, routes, health, run })
 }
 
 /// Logs the cause, which the caller is not told.

@@ -62,6 +62,14 @@ impl MeshChannel {
         self.deadline = deadline;
         self
     }
+
+    /// Whether somebody is there to be called.
+    pub async fn reach(&self) -> Result<(), Status> {
+        match &self.target {
+            Target::Local(routes) => routes.get().map(drop).ok_or_else(detached),
+            Target::Remote(peers) => peers.reach().await,
+        }
+    }
 }
 
 impl Service<Request> for MeshChannel {
@@ -89,7 +97,7 @@ async fn dispatch(target: Target, request: Request) -> Result<Response, Status> 
     match target {
         Target::Local(routes) => match routes.get() {
             Some(routes) => routes.oneshot(request).await.map_err(|never| match never {}),
-            None => Err(Status::unavailable("this process is starting or stopping")),
+            None => Err(detached()),
         },
         Target::Remote(peers) => {
             let response = peers.call(request).await?;
@@ -100,6 +108,10 @@ async fn dispatch(target: Target, request: Request) -> Result<Response, Status> 
             }
         }
     }
+}
+
+fn detached() -> Status {
+    Status::unavailable("this process is starting or stopping")
 }
 
 /// A call under way; dropped, it is cancelled.

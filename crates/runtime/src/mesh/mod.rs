@@ -2,6 +2,7 @@
 //! HTTP/2; the caller cannot tell (docs/adr/0001-mesh.md).
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,6 +93,11 @@ impl Default for Config {
 pub enum MeshError {
     #[error("mesh.{setting} is not a URL of this mesh: {url:?}; write it as {scheme}://host:port")]
     BadUrl { setting: &'static str, url: String, scheme: Scheme },
+    #[error(
+        "mesh.listen is {listen}, which is no address that others can call this gateway by: set \
+         mesh.advertise to one, as {scheme}://host:port"
+    )]
+    NoName { listen: String, scheme: Scheme },
     #[error("cannot use TLS between processes")]
     Tls(#[from] TlsError),
     #[error(
@@ -125,6 +131,14 @@ impl Mesh {
         let url = &config.advertise;
         if !url.is_empty() && Place::parse(url, &scheme).is_none() {
             return Err(MeshError::BadUrl { setting: "advertise", url: url.clone(), scheme });
+        }
+        // Gateways are called by name; of any other role mesh.* of the others says where it is.
+        let listens_anywhere = || {
+            let address = config.listen.parse::<SocketAddr>();
+            address.is_ok_and(|address| address.ip().is_unspecified())
+        };
+        if url.is_empty() && local_roles.contains(&Role::Gateway) && listens_anywhere() {
+            return Err(MeshError::NoName { listen: config.listen, scheme });
         }
         Ok(Self::with_tls(config, local_roles, runtime, tls))
     }

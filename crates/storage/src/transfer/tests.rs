@@ -71,7 +71,7 @@ fn every_column_of_the_data_folder_is_known() {
     // How far readers of the event log are, which stays.
     let positions = ["topic", "consumer_group", "partition", "next"];
     let mut more = positions.map(|column| ("group_position", column)).to_vec();
-    more.extend([("device_state", "connected"), ("feedback", "id")]);
+    more.extend([("device_state", "connected"), ("device_state", "node"), ("feedback", "id")]);
     assert_eq!(found, known(&more));
 }
 
@@ -87,6 +87,7 @@ async fn every_column_of_the_database_is_known() {
         ("schema_version", "version"),
         ("schema_version", "made"),
         ("device_state", "connected"),
+        ("device_state", "node"),
         ("device_state", "generation_id"),
         ("command_queue", "generation_id"),
         ("command", "size"),

@@ -106,6 +106,16 @@ impl Default for Stores {
     }
 }
 
+impl Stores {
+    /// A store that is this process's alone: its setting and URL.
+    pub fn own(&self) -> Option<(&'static str, &str)> {
+        let urls =
+            [("devices", &self.devices), ("events", &self.events), ("presence", &self.presence)];
+        let own = |url: &str| url.starts_with("embedded:") || url.starts_with("memory:");
+        urls.into_iter().find(|(_, url)| own(url)).map(|(setting, url)| (setting, url.as_str()))
+    }
+}
+
 impl Default for Admin {
     fn default() -> Self {
         Self { bind: Ipv4Addr::LOCALHOST.into(), port: 9600 }

@@ -19,20 +19,25 @@ use dunlin_runtime::{Clock, Component, DeviceLinks, Health, Mesh, Role, Shutdown
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tonic::Code;
 use tracing::{info, warn};
 
 use crate::config::Config;
 
 mod admin;
+mod needs;
 mod process;
 mod stores;
 
+use needs::Needs;
 pub use stores::Stores;
 
 /// What takes the place of an HTTPS port 443 that is not permitted.
 const HTTPS_INSTEAD: u16 = 8443;
 /// How long open calls of other processes are waited for at the end.
 const CALLS_END: Duration = Duration::from_secs(5);
+/// Between two calls of a registry that is not there yet.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What a hub is started from.
 pub struct Settings {
@@ -41,8 +46,10 @@ pub struct Settings {
     pub https_port_asked: bool,
     pub roles: Vec<Role>,
     pub stores: Stores,
-    pub master_key: MasterKey,
-    pub tls: TlsFiles,
+    /// The registry's.
+    pub master_key: Option<MasterKey>,
+    /// A gateway's.
+    pub tls: Option<TlsFiles>,
     /// By which C2D messages expire and their locks end.
     pub clock: Clock,
 }
@@ -55,6 +62,7 @@ pub struct Hub {
     pub gateway: Option<Addresses>,
     pub admin: SocketAddr,
     health: Vec<Health>,
+    needs: Needs,
     /// Whether clients know where to find it: `/readyz` tells of that too.
     announced: Health,
     roles: JoinSet<Result<()>>,
@@ -101,7 +109,8 @@ impl Hub {
                         },
                         store: stores.devices.clone(),
                         links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
-                        master_key: master_key.clone(),
+                        presence: stores.presence.clone(),
+                        master_key: master_key.clone().context("the registry has no master key")?,
                     };
                     dunlin_registry::build(registry).await?
                 }
@@ -126,6 +135,7 @@ impl Hub {
                     events: stores.events.clone(),
                 })?,
                 Role::Gateway => {
+                    let tls = tls.clone().context("the gateway has no certificate")?;
                     let (component, addresses) =
                         build_gateway(&config, https_port_asked, &mesh, &stores, &tls)?;
                     gateway = Some(addresses);
@@ -136,6 +146,7 @@ impl Hub {
 
         let mut hub = Self {
             hostname: config.hostname().to_owned(),
+            needs: Needs::new(&roles, &mesh, &stores),
             mesh,
             gateway,
             admin,
@@ -171,7 +182,8 @@ impl Hub {
         let health = self.health.iter().chain([&self.announced]).cloned().collect();
         // Not one of those whose end is the hub's: it is a comfort.
         tokio::spawn(memory::keep_trimmed(self.stop_servers.clone()));
-        let (admin, stop) = (admin::router(health), self.stop_servers.clone());
+        let admin = admin::router(health, self.needs.clone());
+        let stop = self.stop_servers.clone();
         self.servers.spawn(async move {
             let served = axum::serve(admin_listener, admin);
             Ok(served.with_graceful_shutdown(stop.cancelled_owned()).await?)
@@ -241,18 +253,36 @@ impl Hub {
     }
 
     /// The connection string of the policy that may do everything. The host name carries the
-    /// HTTPS port unless that is the usual one.
-    pub async fn owner_connection_string(&self, https_port: u16) -> Result<ConnectionString> {
-        let mut registry = RegistryClient::new(self.mesh.channel(Role::Registry)?);
-        let request = GetPolicyRequest { name: OWNER.to_owned() };
-        let policy = registry.get_policy(request).await.context("cannot read the owner policy")?;
-        let policy = policy.into_inner();
+    /// HTTPS port unless that is the usual one. Waits for the registry, which may still be starting
+    /// somewhere else.
+    pub fn owner_connection_string(
+        &self,
+        https_port: u16,
+    ) -> impl Future<Output = Result<ConnectionString>> + use<> {
+        let channel = self.mesh.channel(Role::Registry);
         let host = match https_port {
             443 => self.hostname.clone(),
             port => format!("{}:{port}", self.hostname),
         };
-        let key = Key::from_base64(&policy.primary_key)?;
-        Ok(ConnectionString { host, signer: Signer::Policy(policy.name), key })
+        async move {
+            let mut registry = RegistryClient::new(channel?);
+            let mut told = false;
+            let policy = loop {
+                let request = GetPolicyRequest { name: OWNER.to_owned() };
+                match registry.get_policy(request).await {
+                    Ok(policy) => break policy.into_inner(),
+                    Err(error) if error.code() == Code::Unavailable => {
+                        if !std::mem::replace(&mut told, true) {
+                            warn!(error = error.message(), "waiting for the registry");
+                        }
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                    Err(error) => return Err(error).context("cannot read the owner policy"),
+                }
+            };
+            let key = Key::from_base64(&policy.primary_key)?;
+            Ok(ConnectionString { host, signer: Signer::Policy(policy.name), key })
+        }
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use dunlin_runtime::clock;
 use dunlin_storage::command_queue::{PostgresCommandQueue, SqliteCommandQueue};
-use dunlin_storage::device_store::{ConnectionReport, PostgresDeviceStore, SqliteDeviceStore};
+use dunlin_storage::device_store::{PostgresDeviceStore, SqliteDeviceStore};
 use dunlin_storage::event_log::{KafkaLog, KafkaLogConfig, SegmentLog, SegmentLogConfig};
 use dunlin_storage::postgres::{Postgres, PostgresConfig};
-use dunlin_storage::presence::{MemoryPresence, RedisPresence, first_epoch};
+use dunlin_storage::presence::{MemoryPresence, RedisPresence};
 use dunlin_storage::sqlite::{DataFolder, FolderError, Sqlite};
 use dunlin_storage::transfer::{PostgresTransfer, SqliteTransfer};
 use dunlin_storage::twin_store::{PostgresTwinStore, SqliteTwinStore};
@@ -114,9 +114,9 @@ async fn presence(url: &str, devices: &Arc<dyn DeviceStore>) -> Result<Arc<dyn P
     let generation = devices.epoch_generation_next().await?;
     // With presence in memory this is the only gateway there is: whoever was connected before it
     // started is not any more.
-    let ended =
-        ConnectionReport::EndBefore { epoch: first_epoch(generation), at: clock::unix_millis() };
-    devices.connections_record(vec![ended]).await?;
+    for node in devices.node_list().await? {
+        devices.node_end(&node, clock::unix_millis(), usize::MAX).await?;
+    }
     Ok(Arc::new(MemoryPresence::new(generation)))
 }
 
@@ -174,7 +174,7 @@ fn unsupported(url: &str, supported: &str) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use dunlin_model::{ConnectionState, Identity, Session, Status};
-    use dunlin_storage::device_store::StoredIdentity;
+    use dunlin_storage::device_store::{ConnectionReport, StoredIdentity};
 
     use super::*;
 
@@ -208,8 +208,9 @@ mod tests {
         let report = ConnectionReport::State {
             id: id.clone(),
             generation_id: "1".into(),
-            epoch: first_epoch(1) + 1,
+            epoch: 1,
             state,
+            node: "n".into(),
         };
         stores.devices.connections_record(vec![report]).await.expect("recorded");
         let read = async |stores: &Stores| {

@@ -224,6 +224,7 @@ async fn a_hub_moves_to_servers_and_back() {
     assert_eq!(numbers, [5, 3, 6, 1, 2]);
     let place = Place::create().await;
     let mut servers = Site::on_servers(path("servers"), &place);
+    servers.set("DUNLIN_MASTER_KEY", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
     try_out(&servers).await;
     servers.set("DUNLIN_MASTER_KEY", &master_key(&home.data));
     assert_eq!(counts(&servers.import(&moved).await), exported);

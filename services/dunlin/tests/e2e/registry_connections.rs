@@ -13,7 +13,7 @@ use crate::registry::request;
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// Asks until the identity shows that state: gateways tell of it in their own time.
-async fn until(hub: &TestHub, id: &str, state: &str) -> Value {
+pub async fn until(hub: &TestHub, id: &str, state: &str) -> Value {
     let asked = async {
         let mut again = tokio::time::interval(Duration::from_millis(20));
         loop {
