@@ -8,6 +8,7 @@ mod https;
 mod idle;
 mod latency;
 mod method;
+mod moving;
 mod peers;
 mod postgres;
 mod publish;
@@ -34,6 +35,7 @@ enum What {
     Idle,
     Latency,
     Method,
+    Move,
     Publish,
     Registry,
     Start,
@@ -43,7 +45,7 @@ enum What {
 impl What {
     /// Whether it works for so many seconds a turn.
     fn is_timed(self) -> bool {
-        !matches!(self, Self::Connect | Self::Idle | Self::Registry | Self::Start)
+        !matches!(self, Self::Connect | Self::Idle | Self::Move | Self::Registry | Self::Start)
     }
 
     /// Whether it can be asked of a cluster. What is always asked of one is not told so.
@@ -78,13 +80,14 @@ impl Options {
             Some(("idle", rest)) => (What::Idle, rest),
             Some(("latency", rest)) => (What::Latency, rest),
             Some(("method", rest)) => (What::Method, rest),
+            Some(("move", rest)) => (What::Move, rest),
             Some(("publish", rest)) => (What::Publish, rest),
             Some(("registry", rest)) => (What::Registry, rest),
             Some(("start", rest)) => (What::Start, rest),
             Some(("twin", rest)) => (What::Twin, rest),
             _ => {
                 return Err(
-                    "bench takes one of c2d, connect, https, idle, latency, method, publish, \
+                    "bench takes one of c2d, connect, https, idle, latency, method, move, publish, \
                      registry, start, twin"
                         .into(),
                 );
@@ -151,6 +154,7 @@ pub fn run(options: &Options) -> Result<bool> {
         What::Idle => idle::run(&bench, options),
         What::Latency => latency::run(&bench, options),
         What::Method => method::run(&bench, options),
+        What::Move => moving::run(&bench, options),
         What::Publish => publish::run(&bench, options),
         What::Registry => registry::run(&bench, options),
         What::Start => start::run(&bench, options),

@@ -46,7 +46,7 @@ cargo xtask COMMAND
     --short       5 rounds
     The last line is `acked=N lost=N dup=N`; fails on a loss.
 
-  bench c2d|connect|https|idle|latency|method|publish|registry|start|twin
+  bench c2d|connect|https|idle|latency|method|move|publish|registry|start|twin
                  measures release binaries, peers beside them (docs/measurements.md)
     --devices N   how many each has of its own otherwise
     --rounds N    idle: bursts (5); else turns of each server: method, registry (5), start (10), the others (3)

@@ -14,6 +14,7 @@ pub mod postgres;
 pub mod presence;
 pub mod sqlite;
 pub mod testing;
+pub mod transfer;
 pub mod twin_store;
 
 pub use command_queue::CommandQueue;
@@ -21,6 +22,7 @@ pub use device_store::DeviceStore;
 pub use error::StoreError;
 pub use event_log::EventLog;
 pub use presence::Presence;
+pub use transfer::Transfer;
 pub use twin_store::TwinStore;
 
 /// Locks whatever a panicking thread left: every critical section here leaves its data whole at

@@ -19,26 +19,33 @@ const FILE: &str = "master.key";
 /// From `DUNLIN_MASTER_KEY`, else from the data folder, where a first start makes it: but not for
 /// `devices` on a server, which outlive this folder and may have other registries.
 pub(crate) fn load(data: &Path, environment: &Environment, devices: &str) -> Result<MasterKey> {
+    if let Some(key) = find(data, environment)? {
+        return Ok(key);
+    }
+    if !devices.starts_with("embedded:") {
+        bail!(
+            "the registry needs the key that seals devices' keys: make one with `openssl rand \
+             -base64 32`, keep it, and give it to every registry of this hub as {VARIABLE}"
+        )
+    }
+    let path = data.join(FILE);
+    let mut bytes = [0; MasterKey::BYTES];
+    SystemRandom::new().fill(&mut bytes).expect("the operating system has randomness");
+    let text = format!("{}\n", STANDARD.encode(bytes));
+    files::keep(&path, text.as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(MasterKey::new(&bytes))
+}
+
+/// As [`load`], but none is made.
+pub(crate) fn find(data: &Path, environment: &Environment) -> Result<Option<MasterKey>> {
     if let Some(text) = environment.get(VARIABLE) {
-        return decode(text).context(VARIABLE);
+        return decode(text).map(Some).context(VARIABLE);
     }
     let path = data.join(FILE);
     match std::fs::read_to_string(&path) {
-        Ok(text) => decode(&text).with_context(|| path.display().to_string()),
-        Err(error) if error.kind() == ErrorKind::NotFound && !devices.starts_with("embedded:") => {
-            bail!(
-                "the registry needs the key that seals devices' keys: make one with `openssl rand \
-                 -base64 32`, keep it, and give it to every registry of this hub as {VARIABLE}"
-            )
-        }
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let mut bytes = [0; MasterKey::BYTES];
-            SystemRandom::new().fill(&mut bytes).expect("the operating system has randomness");
-            let text = format!("{}\n", STANDARD.encode(bytes));
-            files::keep(&path, text.as_bytes())
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            Ok(MasterKey::new(&bytes))
-        }
+        Ok(text) => decode(&text).map(Some).with_context(|| path.display().to_string()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
@@ -58,6 +65,7 @@ mod tests {
     fn a_key_is_made_once_and_the_environment_comes_first() {
         let folder = tempfile::tempdir().expect("a folder");
         let none = Environment::new();
+        assert!(find(folder.path(), &none).expect("looked").is_none());
         let load = |folder, environment| load(folder, environment, "embedded:");
         load(folder.path(), &none).expect("made");
         let first = std::fs::read(folder.path().join(FILE)).expect("written");

@@ -19,13 +19,34 @@ pub(crate) fn seal(key: &MasterKey, id: &Identity, authentication: &Authenticati
 }
 
 pub(crate) fn open(key: &MasterKey, stored: &StoredIdentity) -> Result<Authentication, Unsealable> {
+    opened(key, &stored.id, &stored.auth_type, &stored.credentials)
+}
+
+impl MasterKey {
+    /// Whether this key has sealed stored credentials, for who moves them to another store.
+    pub fn check_credentials(
+        &self,
+        id: &Identity,
+        auth_type: &str,
+        sealed: &[u8],
+    ) -> Result<(), Unsealable> {
+        opened(self, id, auth_type, sealed).map(drop)
+    }
+}
+
+fn opened(
+    key: &MasterKey,
+    id: &Identity,
+    auth_type: &str,
+    sealed: &[u8],
+) -> Result<Authentication, Unsealable> {
     let pair = || {
-        let text = key.open(stored.id.as_str(), &stored.auth_type, &stored.credentials)?;
+        let text = key.open(id.as_str(), auth_type, sealed)?;
         let text = String::from_utf8(text).map_err(|_| Unsealable)?;
         let (primary, secondary) = text.split_once('\n').ok_or(Unsealable)?;
         Ok(KeyPair { primary: primary.to_owned(), secondary: secondary.to_owned() })
     };
-    match stored.auth_type.as_str() {
+    match auth_type {
         "sas" => Ok(Authentication::Sas(pair()?)),
         "selfSigned" => Ok(Authentication::SelfSigned(pair()?)),
         "certificateAuthority" => Ok(Authentication::CertificateAuthority),
@@ -92,9 +113,14 @@ mod tests {
                 session: Session::default(),
             };
             assert_eq!(open(&key, &stored), Ok(authentication.clone()));
+            let checked = |key: &MasterKey| {
+                key.check_credentials(&device, &stored.auth_type, &stored.credentials)
+            };
+            assert_eq!(checked(&key), Ok(()));
             if stored.credentials.is_empty() {
                 continue;
             }
+            assert_eq!(checked(&MasterKey::new(&[2; 32])), Err(Unsealable));
             for other in ["sas", "selfSigned"].iter().filter(|kind| **kind != stored.auth_type) {
                 let moved = StoredIdentity { auth_type: (*other).into(), ..stored.clone() };
                 assert_eq!(open(&key, &moved), Err(Unsealable));

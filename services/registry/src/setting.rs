@@ -136,6 +136,13 @@ fn unreadable<T: Content>(error: Unsealable) -> HubError {
     HubError::new(ErrorCode::ServerError, format!("the hub's {} cannot be read", T::NAME))
 }
 
+impl MasterKey {
+    /// Whether this key has sealed a stored setting of the hub, for who moves it to another store.
+    pub fn check_setting(&self, name: &str, sealed: &[u8]) -> Result<(), Unsealable> {
+        self.open(SEALED_FOR, name, sealed).map(drop)
+    }
+}
+
 fn seal<T: Content>(key: &MasterKey, content: &T) -> Vec<u8> {
     key.seal(SEALED_FOR, T::NAME, &content.to_bytes())
 }

@@ -12,7 +12,7 @@ use super::{Bench, Options, median, number, settled, text};
 use crate::Result;
 use crate::process::output;
 
-const DEVICES: u32 = 100_000;
+pub const DEVICES: u32 = 100_000;
 /// Rows of one call, and devices of one page: what the hub takes at most.
 const ROWS: u32 = 100;
 const PAGES: usize = 20;
@@ -26,21 +26,8 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
     let filled = hub(bench, &full, None)?;
     let (before, _) = settled(filled.server.pid())?;
     let api = Api::new(&filled.login, &full)?;
-    let mut calls = Vec::new();
-    for call in 0..devices.div_ceil(ROWS) {
-        let mut rows = String::from("[");
-        for n in call * ROWS..devices.min((call + 1) * ROWS) {
-            let comma = if rows.len() > 1 { "," } else { "" };
-            let _ = write!(rows, "{comma}{{\"id\":\"{}\",\"importMode\":\"create\"}}", name(n));
-        }
-        rows.push(']');
-        let body = bench.folder.join(format!("rows-{call}.json"));
-        fs::write(&body, rows).map_err(|error| format!("cannot write rows: {error}"))?;
-        calls.push(format!("data-binary = \"@{}\"\n{}", body.display(), api.url("/devices", "")));
-    }
-    let begun = Instant::now();
-    let times = api.call(&calls, &bench.folder)?;
-    let took = begun.elapsed().as_secs_f64();
+    let times = fill(bench, &api, devices)?;
+    let took: f64 = times.iter().sum();
     println!(
         "{devices} devices created, {ROWS} a call, in {took:.1} s: {:.0} devices/s, \
          median call {:.1} ms, slowest {:.1} ms",
@@ -91,19 +78,36 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
     Ok(true)
 }
 
+/// Creates devices in bulk. Seconds that each call took.
+pub fn fill(bench: &Bench, api: &Api, devices: u32) -> Result<Vec<f64>> {
+    let mut calls = Vec::new();
+    for call in 0..devices.div_ceil(ROWS) {
+        let mut rows = String::from("[");
+        for n in call * ROWS..devices.min((call + 1) * ROWS) {
+            let comma = if rows.len() > 1 { "," } else { "" };
+            let _ = write!(rows, "{comma}{{\"id\":\"{}\",\"importMode\":\"create\"}}", name(n));
+        }
+        rows.push(']');
+        let body = bench.folder.join(format!("rows-{call}.json"));
+        fs::write(&body, rows).map_err(|error| format!("cannot write rows: {error}"))?;
+        calls.push(format!("data-binary = \"@{}\"\n{}", body.display(), api.url("/devices", "")));
+    }
+    api.call(&calls, &bench.folder)
+}
+
 fn name(device: u32) -> String {
     format!("bench-{device:06}")
 }
 
 /// The hub's REST API, as its owner.
-struct Api {
+pub struct Api {
     base: String,
     token: String,
     ca: String,
 }
 
 impl Api {
-    fn new(login: &str, data: &Path) -> Result<Self> {
+    pub fn new(login: &str, data: &Path) -> Result<Self> {
         let part = |name: &str| {
             let part = login.split(';').find_map(|part| part.strip_prefix(name));
             part.ok_or_else(|| format!("no {name} in the owner's connection string"))

@@ -8,10 +8,11 @@ use tempfile::{TempDir, tempdir};
 use crate::command_queue::{CommandQueue, PostgresCommandQueue, SqliteCommandQueue};
 use crate::device_store::{DeviceStore, PostgresDeviceStore, SqliteDeviceStore};
 use crate::postgres::testing::Place;
-use crate::sqlite::DataFolder;
+use crate::sqlite::{DataFolder, Sqlite};
 use crate::twin_store::{PostgresTwinStore, SqliteTwinStore, TwinStore};
 
 mod draw;
+mod moved;
 mod steps;
 
 use steps::Client;
@@ -26,12 +27,15 @@ struct Stores {
 fn embedded() -> (TempDir, Stores) {
     let folder = tempdir().expect("a folder");
     let sqlite = DataFolder::open(folder.path()).expect("open").sqlite();
-    let stores = Stores {
+    (folder, on_sqlite(&sqlite))
+}
+
+fn on_sqlite(sqlite: &Sqlite) -> Stores {
+    Stores {
         devices: Arc::new(SqliteDeviceStore::new(sqlite.clone())),
         twins: Arc::new(SqliteTwinStore::new(sqlite.clone())),
-        queue: Arc::new(SqliteCommandQueue::new(sqlite)),
-    };
-    (folder, stores)
+        queue: Arc::new(SqliteCommandQueue::new(sqlite.clone())),
+    }
 }
 
 async fn postgres(place: &Place) -> Stores {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
+    ClientWrapper, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
 };
 use tokio::time::timeout;
 use tokio_postgres::config::TargetSessionAttrs;
@@ -113,6 +113,14 @@ impl Postgres {
             }
             Ok(Err(error)) => Err(chain(&error)),
         }
+    }
+
+    /// A connection for one long transaction, under no deadline. It ends when it is dropped.
+    pub(crate) async fn apart(&self) -> Result<ClientWrapper, StoreError> {
+        let client = Object::take(self.connection().await.map_err(unavailable)?);
+        let forever = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+        client.batch_execute(forever).await.map_err(|error| unavailable(chain(&error)))?;
+        Ok(client)
     }
 
     /// How often each kind of operation has waited for the server, what is done once a connection

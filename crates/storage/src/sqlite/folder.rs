@@ -51,6 +51,11 @@ impl DataFolder {
         Ok(Self { path: path.to_owned(), sqlite })
     }
 
+    /// Whether a hub was ever there.
+    pub fn exists(path: &Path) -> bool {
+        path.join(DATABASE).exists()
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -25,6 +25,7 @@ mod output;
 mod policy;
 mod serve;
 mod simulate;
+mod transfer;
 mod twin;
 
 use failure::Failure;
@@ -66,6 +67,28 @@ Example: what a container's health check calls
   dunlin health
   dunlin health --address 127.0.0.2:9600")]
     Health(health::HealthArgs),
+    /// Write all that a stopped hub keeps of its devices to a file, to move it to other stores.
+    #[command(after_help = "\
+Identities with their keys, twins, subscriptions, queued C2D messages, feedback, policies and CA \
+certificates. Events stay where they are. Stop every process of the hub first; `dunlin import` \
+writes the file to the stores of another configuration.
+
+Example: from a data folder to the database of cluster.toml
+  dunlin export --data ./dunlin-data --output hub.export
+  export DUNLIN_MASTER_KEY=\"$(cat dunlin-data/master.key)\"
+  dunlin import --config cluster.toml --input hub.export")]
+    Export(transfer::ExportArgs),
+    /// Read what `dunlin export` has written into stores without devices.
+    #[command(after_help = "\
+All of the file or nothing. Keys in it are encrypted: the master key of this configuration \
+(DUNLIN_MASTER_KEY, or master.key in the data folder) must be that of the hub that was exported. \
+After a failure, correct what it names and run it again.
+
+Example: from a database to a new data folder
+  dunlin export --config cluster.toml --output hub.export
+  mkdir -m 700 new-data && (umask 077; echo \"$DUNLIN_MASTER_KEY\" > new-data/master.key)
+  dunlin import --data new-data --input hub.export")]
+    Import(transfer::ImportArgs),
     /// Show what can be configured.
     #[command(after_help = "\
 Example: begin a configuration file
@@ -174,6 +197,8 @@ pub fn main() -> ExitCode {
             Command::Up(arguments) => serve::up(arguments, &environment).await,
             Command::Run(arguments) => serve::run(arguments, &environment).await,
             Command::Health(arguments) => health::run(arguments, &environment).await,
+            Command::Export(arguments) => transfer::export(arguments, &environment).await,
+            Command::Import(arguments) => transfer::import(arguments, &environment).await,
             Command::Config { .. } => line(REFERENCE.trim_end()),
             Command::Device { command } => device::run(command).await,
             Command::Module { command } => module::run(command).await,

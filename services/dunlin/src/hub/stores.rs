@@ -13,9 +13,10 @@ use dunlin_storage::device_store::{PostgresDeviceStore, SqliteDeviceStore};
 use dunlin_storage::event_log::{KafkaLog, KafkaLogConfig, SegmentLog, SegmentLogConfig};
 use dunlin_storage::postgres::{Postgres, PostgresConfig};
 use dunlin_storage::presence::{MemoryPresence, RedisPresence};
-use dunlin_storage::sqlite::{DataFolder, Sqlite};
+use dunlin_storage::sqlite::{DataFolder, FolderError, Sqlite};
+use dunlin_storage::transfer::{PostgresTransfer, SqliteTransfer};
 use dunlin_storage::twin_store::{PostgresTwinStore, SqliteTwinStore};
-use dunlin_storage::{CommandQueue, DeviceStore, EventLog, Presence, TwinStore};
+use dunlin_storage::{CommandQueue, DeviceStore, EventLog, Presence, Transfer, TwinStore};
 
 use crate::config::{Config, Stores as Urls};
 
@@ -55,6 +56,16 @@ impl Stores {
         }
     }
 
+    /// Where the devices of a stopped hub are.
+    pub async fn for_export(config: &Config) -> Result<Arc<dyn Transfer>> {
+        transfer(config, true).await.context("stores.devices cannot be exported")
+    }
+
+    /// Where devices are to be; a data folder is made.
+    pub async fn for_import(config: &Config) -> Result<Arc<dyn Transfer>> {
+        transfer(config, false).await.context("stores.devices cannot be imported to")
+    }
+
     /// Makes durable what was accepted. Last of all, once nobody appends any more.
     pub async fn close(&self) {
         self.events.close().await;
@@ -63,9 +74,12 @@ impl Stores {
 
 type Devices = (Arc<dyn DeviceStore>, Arc<dyn TwinStore>, Arc<dyn CommandQueue>);
 
+/// Where devices may be.
+const DEVICES: &str = "embedded:FOLDER and postgres://…";
+
 /// Three ports on the same data.
 async fn devices(folders: &mut Folders, url: &str) -> Result<Devices> {
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+    if is_postgres(url) {
         let postgres = Postgres::open(&PostgresConfig::new(url)).await?;
         return Ok((
             Arc::new(PostgresDeviceStore::new(&postgres)),
@@ -73,13 +87,34 @@ async fn devices(folders: &mut Folders, url: &str) -> Result<Devices> {
             Arc::new(PostgresCommandQueue::new(&postgres)),
         ));
     }
-    let supported = "embedded:FOLDER and postgres://…";
-    let (_, sqlite) = folders.get(url, supported)?;
+    let (_, sqlite) = folders.get(url, DEVICES)?;
     Ok((
         Arc::new(SqliteDeviceStore::new(sqlite.clone())),
         Arc::new(SqliteTwinStore::new(sqlite.clone())),
         Arc::new(SqliteCommandQueue::new(sqlite)),
     ))
+}
+
+async fn transfer(config: &Config, must_exist: bool) -> Result<Arc<dyn Transfer>> {
+    let url = &config.stores.devices;
+    if is_postgres(url) {
+        let postgres = Postgres::open(&PostgresConfig::new(url)).await?;
+        return Ok(Arc::new(PostgresTransfer::new(postgres)));
+    }
+    let mut folders = Folders { data: config.hub.data.clone(), open: BTreeMap::new() };
+    let path = folders.path(url, DEVICES)?;
+    if must_exist && !DataFolder::exists(&path) {
+        return Err(anyhow!("there is no hub in {}: --data names its folder", path.display()));
+    }
+    let opened = folders.get(url, DEVICES).map_err(|error| match error.downcast_ref() {
+        Some(FolderError::InUse { .. }) => error.context("stop the hub first"),
+        _ => error,
+    });
+    Ok(Arc::new(SqliteTransfer::new(opened?.1)))
+}
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
 async fn presence(url: &str, devices: &Arc<dyn DeviceStore>) -> Result<Arc<dyn Presence>> {
@@ -122,11 +157,16 @@ struct Folders {
 }
 
 impl Folders {
+    fn path(&self, url: &str, supported: &str) -> Result<PathBuf> {
+        match url.strip_prefix("embedded:") {
+            Some("") => Ok(self.data.clone()),
+            Some(path) => Ok(Path::new(path).to_owned()),
+            None => Err(unsupported(url, supported)),
+        }
+    }
+
     fn get(&mut self, url: &str, supported: &str) -> Result<(PathBuf, Sqlite)> {
-        let Some(path) = url.strip_prefix("embedded:") else {
-            return Err(unsupported(url, supported));
-        };
-        let path = if path.is_empty() { self.data.clone() } else { Path::new(path).to_owned() };
+        let path = self.path(url, supported)?;
         // However it is written, a folder is opened once.
         let known = path.canonicalize().ok().and_then(|path| self.open.get(&path).cloned());
         if let Some(sqlite) = known {

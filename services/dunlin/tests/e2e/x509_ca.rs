@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dunlin::client::ClientError;
+use dunlin::client::{Client, ClientError};
 use dunlin::test_hub::TestHub;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -18,7 +18,11 @@ const CERTIFICATES: &str = "/dunlin/v1/certificates";
 
 /// Uploads a CA and proves that its key is held.
 pub async fn verified(hub: &TestHub, name: &str, ca: &Card) {
-    let client = hub.client();
+    vouch(&hub.client(), name, ca).await;
+}
+
+/// Adds a CA, and proves to hold its key.
+pub async fn vouch(client: &Client, name: &str, ca: &Card) {
     client.certificate_add(name, &ca.pem).await.expect("added");
     let asked = client.certificate_code(name).await.expect("a code");
     let proof = ca.sign(named(asked["verificationCode"].as_str().expect("a code")));
