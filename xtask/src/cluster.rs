@@ -143,7 +143,7 @@ pub struct Process {
 
 /// A cluster that is ready.
 pub struct Cluster {
-    /// Gateways first, the one that has written hub.json last of them.
+    /// Gateways first, and of them the one that has written hub.json.
     pub processes: Vec<Process>,
     /// Where hub.json is.
     pub data: PathBuf,

@@ -148,7 +148,7 @@ async fn serve(
     }
     // The stores first: embedded ones hold the folder's lock, and what else is in it is this
     // process's.
-    let stores = Stores::open(&config).await?;
+    let stores = Stores::open_for(&config, &roles).await?;
     let made = match (gateway, &given) {
         (true, None) => Some(tls::develop(&data, &config.names())?),
         _ => None,

@@ -50,8 +50,8 @@ pub struct Hub {
     pub data: PathBuf,
 }
 
-/// The server certificate. Both empty: a development CA and a certificate of it are made in the
-/// data folder.
+/// The server certificate, which gateways alone need, all of a hub the same. Both empty: a
+/// development CA and a certificate of it are made in the data folder.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {

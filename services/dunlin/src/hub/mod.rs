@@ -34,6 +34,7 @@ mod admin;
 mod needs;
 mod process;
 mod stores;
+mod unopened;
 
 use needs::Needs;
 pub use stores::Stores;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use dunlin_runtime::clock;
 use dunlin_runtime::stores::StoreObserver;
+use dunlin_runtime::{Role, clock};
 use dunlin_storage::command_queue::{PostgresCommandQueue, SqliteCommandQueue};
 use dunlin_storage::device_store::{PostgresDeviceStore, SqliteDeviceStore};
 use dunlin_storage::event_log::{KafkaLog, KafkaLogConfig, SegmentLog, SegmentLogConfig};
@@ -18,6 +18,7 @@ use dunlin_storage::transfer::{PostgresTransfer, SqliteTransfer};
 use dunlin_storage::twin_store::{PostgresTwinStore, SqliteTwinStore};
 use dunlin_storage::{CommandQueue, DeviceStore, EventLog, Presence, Transfer, TwinStore};
 
+use super::unopened::Unopened;
 use crate::config::{Config, Stores as Urls};
 
 /// Handles on the stores; a clone is the same stores.
@@ -34,11 +35,19 @@ pub struct Stores {
 
 impl Stores {
     pub async fn open(config: &Config) -> Result<Self> {
+        Self::open_for(config, &Role::ALL).await
+    }
+
+    /// What these roles use.
+    pub async fn open_for(config: &Config, roles: &[Role]) -> Result<Self> {
         let urls = &config.stores;
         let mut folders = Folders { data: config.hub.data.clone(), open: BTreeMap::new() };
         let devices = devices(&mut folders, &urls.devices).await;
         let (devices, twins, commands) = devices.context("stores.devices cannot be used")?;
-        let events = events(urls, &mut folders).await.context("stores.events cannot be used")?;
+        let events = match roles.iter().any(|role| matches!(role, Role::Gateway | Role::Api)) {
+            true => events(urls, &mut folders).await.context("stores.events cannot be used")?,
+            false => Arc::new(Unopened),
+        };
         let presence = presence(&urls.presence, &devices).await;
         let presence = presence.context("stores.presence cannot be used")?;
         Ok(Self { devices, twins, commands, events, presence })

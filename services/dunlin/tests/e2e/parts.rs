@@ -208,7 +208,10 @@ async fn a_role_whose_store_is_away_is_not_ready() {
     let address = site.address(4, 5432);
     site.postgres = Some(format!("{user}@{address}/{rest}"));
     let wire = Wire::lay(address, server.to_owned()).await;
-    let mut twins = site.start(site.run("twins"), 2);
+    let mut run = site.run("twins");
+    // They make no use of it.
+    run.env("DUNLIN__STORES__EVENTS", "kafka://127.0.0.1:9");
+    let mut twins = site.start(run, 2);
     twins.until(200, "stores.devices ready").await;
     wire.cut().await;
     twins.until(503, "stores.devices not ready").await;
@@ -279,6 +282,7 @@ async fn what_a_role_lacks_is_named() {
         ("twins", "DUNLIN__STORES__DEVICES", "embedded:", "stores.devices"),
         ("twins", "DUNLIN__STORES__EVENTS", "embedded:", "stores.events"),
         ("twins", "DUNLIN__STORES__PRESENCE", "memory:", "stores.presence"),
+        ("api", "DUNLIN__STORES__EVENTS", "kafka://127.0.0.1:9?acks=1", "stores.events"),
         ("gateway", "DUNLIN__TLS__KEY", "server.key", "tls.certificate"),
     ] {
         let mut run = site.run(roles);
