@@ -24,15 +24,33 @@ def pytest_configure():
         raise pytest.UsageError("DUNLIN_BIN names no hub: start these tests with `cargo xtask test --only sdk`")
 
 
+# As which the session's hub runs.
+SHAPES = {"up": hubs.Hub, "cluster": hubs.Cluster}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--shape", choices=SHAPES, default="up", help="the hub as `dunlin up` or as `cargo xtask cluster up`")
+
+
+def pytest_collection_modifyitems(config, items):
+    """What does not use the session's hub is the same in both shapes: it runs with the first."""
+    if config.getoption("shape") == "up":
+        return
+    others = [item for item in items if "hub" not in item.fixturenames]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
+
+
 @pytest.fixture(scope="session")
-def hub(tmp_path_factory):
+def hub(tmp_path_factory, request):
     """The hub `hub.test`, one for the session. DUNLIN_TEST_HOST: run by hand, see docs/testing.md."""
     host = os.environ.get("DUNLIN_TEST_HOST", "hub.test")
     folder = tmp_path_factory.mktemp("hub")
     config = folder / "hub.toml"
     # Instead of 15: it is waited for often.
     config.write_text("[c2d]\nfeedback_batch_seconds = 1\n")
-    with hubs.Hub(folder, host, "127.0.0.1", ("--config", str(config))) as hub:
+    shape = SHAPES[request.config.getoption("shape")]
+    with shape(folder, host, "127.0.0.1", ("--config", str(config))) as hub:
         yield hub
 
 

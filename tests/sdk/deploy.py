@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = ("dunlin", "dunlin-loadtest")
 USER = "65532:65532"
 # Read by the binary beside the settings, which begin with DUNLIN__.
-VARIABLES = {"DUNLIN_MASTER_KEY", "DUNLIN_LOG"}
+VARIABLES = {"DUNLIN_MASTER_KEY", "DUNLIN_LOG", "OTEL_EXPORTER_OTLP_ENDPOINT"}
 
 
 def text(path):

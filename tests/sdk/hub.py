@@ -72,13 +72,16 @@ class Hub:
         if kind is None:
             self.search_log()
 
+    def _command(self):
+        return [binary(), "up"]
+
     def start(self):
         ports = ["--mqtt-port", "8883", "--https-port", "443", "--admin-port", "9600"]
         names = ["--data", str(self.data), "--hostname", self.host, "--bind", self.address]
         with open(self.log, "ab") as log:
-            command = [binary(), "up", *names, *ports, *self.extra]
+            command = [*self._command(), *names, *ports, *self.extra]
             self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait.until("the hub is ready", self._ready, 60)
+        wait.until("the hub is ready", self._ready, 120)
         self.file = json.loads((self.data / "hub.json").read_text())
         self.starts += 1
         self.ca = self.ca or self.file["ca"]
@@ -107,7 +110,7 @@ class Hub:
 
     def search_log(self):
         """No key and no signature is in it, but for the owner's connection string in each banner."""
-        text = self.log.read_text(errors="replace")
+        text = "".join(log.read_text(errors="replace") for log in self._logs())
         owner = self.file["owner_connection_string"]
         sas.parse(owner)
         assert 0 < text.count(owner) <= self.starts, f"{self.log} does not begin with the banner"
@@ -120,8 +123,11 @@ class Hub:
         assert found is None, f"a signature is in {self.log}: {text[max(found.start() - 200, 0):found.start()]}"
 
     def log_tail(self, lines=60):
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        texts = [log.read_text(errors="replace") for log in self._logs() if log.exists()]
+        return "\n".join("\n".join(text.splitlines()[-lines:]) for text in texts)
+
+    def _logs(self):
+        return [self.log]
 
     def _environment(self):
         owner = self.file["owner_connection_string"]
@@ -210,6 +216,16 @@ class Hub:
             watchdog.cancel()
             monitor.kill()
             monitor.communicate()
+
+
+class Cluster(Hub):
+    """`cargo xtask cluster up` in its place: a process a role, two gateways that share the ports."""
+
+    def _command(self):
+        return [os.environ["DUNLIN_XTASK"], "cluster", "up", "--gateways", "2"]
+
+    def _logs(self):
+        return [self.log, *sorted((self.data / "logs").glob("*.log"))]
 
 
 def binary():

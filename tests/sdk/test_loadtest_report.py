@@ -54,7 +54,7 @@ def report(hub, tmp_path_factory):
     """A short run's page and its JSON."""
     folder = tmp_path_factory.mktemp("report")
     page, figures = folder / f"{HOSTILE}.html", folder / "report.json"
-    hub.loadtest("run", "--devices", str(DEVICES), "--rate", "50", "--hold", "3", "--watch", str(hub.child.pid),
+    hub.loadtest("run", "--devices", str(DEVICES), "--rate", "50", "--hold", "3", "--watch", str(hub.file["pid"]),
                  "--html", str(page), "--json", str(figures))
     return page, json.loads(figures.read_text())
 

@@ -3,6 +3,7 @@
 
 mod bench;
 mod chaos;
+mod cluster;
 mod counts;
 mod fuzz;
 mod prepare;
@@ -26,28 +27,40 @@ cargo xtask COMMAND
       fmt       cargo fmt --all --check
       clippy    cargo clippy --workspace --all-targets -- -D warnings
       cargo     cargo test --workspace (the repository's rules among them: cargo test -p xtask)
-      sdk       the official SDKs and OpenSSL against target/debug/dunlin, in a network namespace of its own
+      sdk       the official SDKs and OpenSSL against target/debug/dunlin, as one process and as a cluster, each in a
+                network namespace of its own
     --only STEP   that step alone; sdk prepares first
-    -- ARGS       handed to the step's own tool: cargo xtask test --only sdk -- -k renewal
+    -- ARGS       handed to the step's own tool: cargo xtask test --only sdk -- -k renewal [--shape cluster]
     The last line is `N passed, M failed`.
+
+  cluster up                     a cluster on this machine: Postgres, Redis, Kafka, a process a role; ends by Ctrl-C
+    --gateways N       gateways, which share the ports (2)
+    --data FOLDER      hub.json, the development CA and the logs (dunlin-cluster); what the servers hold is gone in the end
+    --config FILE      settings, as of `dunlin run`
+    --hostname NAME, --bind ADDRESS, --mqtt-port PORT, --https-port PORT   as of `dunlin up`
+    --admin-port PORT  of the first gateway; each other process has the next one (9600)
+    --debug            the tests' build in place of a release build
 
   chaos [--rounds N] [--short]   kills `dunlin up` at random points and reads back what it acknowledged
     --rounds N    how often (100)
     --short       5 rounds
     The last line is `acked=N lost=N dup=N`; fails on a loss.
 
-  bench idle|publish|twin|method|registry|start  measures release binaries (docs/measurements.md)
-    --devices N   idle (15000), publish (1000), twin (1000), method (100), registry (100000)
-    --rounds N    idle: bursts (5); else turns of each server: publish, twin (3), method, registry (5), start (10)
-    --seconds S   publish, twin, method: of each turn (10)
+  bench c2d|connect|https|idle|latency|method|publish|registry|start|twin
+                 measures release binaries, peers beside them (docs/measurements.md)
+    --devices N   how many each has of its own otherwise
+    --rounds N    idle: bursts (5); else turns of each server: method, registry (5), start (10), the others (3)
+    --seconds S   of each turn of what goes on for a time (10)
+    --cluster     c2d, method, publish, twin: of a cluster, in place of `dunlin up`; connect and latency are of one anyway
     --websocket   idle: devices connect over WebSocket
-    --pin         idle, publish, method: the server on processor 0, the client on processor 1
+    --pin         c2d, https, idle, method, publish: the server on processor 0, the client on processor 1
     --x509        idle: devices show a certificate instead of a token
 
   fuzz [TARGET…] [--seconds N]   libFuzzer on what reads bytes of strangers (sas, bag, username, frame, identity, segment)
     --seconds N   of each target (60)
 
-Environment: DUNLIN_BIN (step sdk: test this binary and do not build), CARGO_TARGET_DIR.
+Environment: DUNLIN_BIN (step sdk, cluster: take this binary and do not build), CARGO_TARGET_DIR;
+DUNLIN_TEST_POSTGRES, DUNLIN_TEST_REDIS, DUNLIN_TEST_KAFKA (servers to use in place of our own).
 Exit code: 0 passed, 1 failed, 2 usage. docs/testing.md says what runs where.
 ";
 
@@ -55,6 +68,7 @@ enum Command {
     Help,
     Test(suite::Options),
     Chaos(chaos::Options),
+    Cluster(cluster::Options),
     Bench(bench::Options),
     Fuzz(fuzz::Options),
 }
@@ -70,6 +84,7 @@ fn parse(args: &[String]) -> Result<Command> {
         "help" | "--help" | "-h" => Ok(Command::Help),
         "test" => suite::Options::parse(rest).map(Command::Test),
         "chaos" => chaos::Options::parse(rest).map(Command::Chaos),
+        "cluster" => cluster::Options::parse(rest).map(Command::Cluster),
         "bench" => bench::Options::parse(rest).map(Command::Bench),
         "fuzz" => fuzz::Options::parse(rest).map(Command::Fuzz),
         other => Err(format!("no command `{other}`")),
@@ -85,6 +100,7 @@ fn main() -> ExitCode {
         }
         Ok(Command::Test(options)) => suite::run(&options),
         Ok(Command::Chaos(options)) => chaos::run(&options),
+        Ok(Command::Cluster(options)) => cluster::run(&options),
         Ok(Command::Bench(options)) => bench::run(&options),
         Ok(Command::Fuzz(options)) => fuzz::run(&options),
         Err(message) => {

@@ -1,4 +1,5 @@
-//! Installs what the tests need and the machine lacks: Debian packages, a Python venv, Node modules.
+//! Installs what the tests need and the machine lacks: Debian packages, a Python venv, Node modules,
+//! promtool.
 
 use std::fs;
 use std::path::Path;
@@ -44,7 +45,8 @@ pub fn run() -> Result<()> {
     fs::create_dir_all(&home)
         .map_err(|error| format!("cannot create {}: {error}", home.display()))?;
     venv(&source, &home.join("venv"))?;
-    node_modules(&source, &home.join("node"))
+    node_modules(&source, &home.join("node"))?;
+    promtool(&home.join("prometheus"))
 }
 
 /// A command line as a command.
@@ -151,6 +153,23 @@ fn node_modules(source: &Path, home: &Path) -> Result<()> {
             "--loglevel=error",
         ]);
         succeed(npm.current_dir(home), "install the Node modules")
+    })
+}
+
+/// Unpacked and not installed: the package would start a Prometheus.
+fn promtool(home: &Path) -> Result<()> {
+    with_stamp(home, "promtool", || {
+        let _ = fs::remove_dir_all(home);
+        fs::create_dir_all(home)
+            .map_err(|error| format!("cannot create {}: {error}", home.display()))?;
+        let download = ["apt-get", "-q", "download", "prometheus"];
+        if !run_shown(command(&download).current_dir(home))? {
+            // The lists of packages may be older than what they name, or not there.
+            succeed(&mut command(&["apt-get", "-q", "update"]), "run apt-get update")?;
+            succeed(command(&download).current_dir(home), "download prometheus")?;
+        }
+        let unpack = "dpkg -x prometheus_*.deb . && rm prometheus_*.deb";
+        succeed(command(&["sh", "-c", unpack]).current_dir(home), "unpack prometheus")
     })
 }
 

@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_micros(500);
 
 /// A server process; killed when dropped.
 pub struct Server {
-    name: &'static str,
+    name: String,
     child: Child,
     log: PathBuf,
     /// When it was started.
@@ -27,14 +27,24 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start(name: &'static str, command: &mut Command, log: &Path) -> Result<Self> {
+    pub fn start(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let cannot = |error| format!("cannot write {}: {error}", log.display());
         let file = fs::File::create(log).map_err(cannot)?;
         let copy = file.try_clone().map_err(cannot)?;
-        command.stdin(Stdio::null()).stdout(file).stderr(copy);
+        Self::spawn(name, command.stdout(copy).stderr(file), log)
+    }
+
+    /// With our standard output for its own; only its errors go into the log.
+    pub fn start_printing(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+        let cannot = |error| format!("cannot write {}: {error}", log.display());
+        Self::spawn(name, command.stderr(fs::File::create(log).map_err(cannot)?), log)
+    }
+
+    fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let since = Instant::now();
-        let child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
-        Ok(Self { name, child, log: log.to_owned(), since })
+        let child = command.stdin(Stdio::null()).spawn();
+        let child = child.map_err(|error| format!("cannot start {name}: {error}"))?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned(), since })
     }
 
     pub fn pid(&self) -> u32 {
@@ -44,8 +54,8 @@ impl Server {
     /// Waits until `ready` says so; how long that took from the start of the process.
     pub fn ready(&mut self, mut ready: impl FnMut() -> bool) -> Result<Duration> {
         while !ready() {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(format!("{} ended: {status}{}", self.name, self.last_words()));
+            if let Some(ended) = self.ended() {
+                return Err(ended);
             }
             if self.since.elapsed() > PATIENCE {
                 let words = self.last_words();
@@ -56,6 +66,12 @@ impl Server {
         Ok(self.since.elapsed())
     }
 
+    /// What to say if it has ended.
+    pub fn ended(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok()??;
+        Some(format!("{} ended: {status}{}", self.name, self.last_words()))
+    }
+
     /// The end of its log.
     fn last_words(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -63,14 +79,24 @@ impl Server {
         lines.iter().rev().map(|line| format!("\n    {line}")).collect()
     }
 
-    /// Asks it to end and waits for that.
-    pub fn stop(mut self) -> Result<()> {
+    pub fn ask_to_end(&self) {
         succeeds(Command::new("sh").args(["-c", "kill $0", &self.pid().to_string()]));
+    }
+
+    /// Asks it to end and waits for that.
+    pub fn stop(self) -> Result<()> {
+        self.ask_to_end();
+        self.wait()
+    }
+
+    /// Waits for the end that it was asked for.
+    pub fn wait(mut self) -> Result<()> {
         let asked = Instant::now();
         while asked.elapsed() < PATIENCE {
             match self.child.try_wait() {
                 Ok(None) => thread::sleep(LOOK),
-                Ok(Some(_)) => return Ok(()),
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(format!("{} ended badly: {status}", self.name)),
                 Err(error) => return Err(format!("cannot wait for {}: {error}", self.name)),
             }
         }
@@ -96,6 +122,12 @@ pub fn ask(port: u16, question: &[u8]) -> Option<Vec<u8>> {
     let read = stream.read(&mut answer).ok()?;
     answer.truncate(read);
     Some(answer)
+}
+
+/// Whether a hub's admin port says that it is ready.
+pub fn is_ready(port: u16) -> bool {
+    ask(port, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200"))
 }
 
 /// Installs a Debian package unless what it brings is `here`; its service is not started.

@@ -4,12 +4,18 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{Client, RedisResult, cmd};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use redis::aio::MultiplexedConnection;
 use tokio::sync::OnceCell;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::NoTls;
 
 use crate::event_log;
+
+pub mod kafka;
+pub mod postgres;
+pub(crate) mod process;
+pub mod redis;
 
 const POSTGRES: &str = "DUNLIN_TEST_POSTGRES";
 const REDIS: &str = "DUNLIN_TEST_REDIS";
@@ -29,7 +35,7 @@ pub fn variable(name: &str) -> String {
 }
 
 /// A connection beside whatever is tested.
-pub(crate) async fn administrator() -> Client {
+pub(crate) async fn administrator() -> tokio_postgres::Client {
     let (client, connection) =
         tokio_postgres::connect(&variable(POSTGRES), NoTls).await.expect("the Postgres server");
     tokio::spawn(connection);
@@ -96,23 +102,23 @@ impl Place {
         event_log::topics(&self.kafka()).await.expect("Kafka's topics")
     }
 
-    /// Of Redis, by a connection that can also remove them.
-    async fn keys(&self) -> redis::RedisResult<(MultiplexedConnection, Vec<String>)> {
+    /// All that Redis keeps here, and a connection to it.
+    async fn keys(&self) -> RedisResult<(MultiplexedConnection, Vec<String>)> {
         let url = variable(REDIS);
         let server = url.split('?').next().unwrap_or_default();
-        let mut connection =
-            redis::Client::open(server)?.get_multiplexed_async_connection().await?;
+        let mut connection = Client::open(server)?.get_multiplexed_async_connection().await?;
         let pattern = format!("{}:*", self.name);
-        let keys = redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await?;
+        let keys = cmd("KEYS").arg(pattern).query_async(&mut connection).await?;
         Ok((connection, keys))
     }
 
-    async fn remove_keys(&self) -> redis::RedisResult<()> {
+    /// As a flush would.
+    pub async fn remove_keys(&self) -> RedisResult<()> {
         let (mut connection, keys) = self.keys().await?;
         if keys.is_empty() {
             return Ok(());
         }
-        redis::cmd("UNLINK").arg(keys).exec_async(&mut connection).await
+        cmd("UNLINK").arg(keys).exec_async(&mut connection).await
     }
 }
 

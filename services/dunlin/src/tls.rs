@@ -1,5 +1,6 @@
 //! The development certificates of `dunlin up`: a CA that stays, and a server certificate of it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -17,14 +18,20 @@ use crate::files;
 pub(crate) struct Development {
     pub ca: PathBuf,
     pub server: TlsFiles,
+    /// While it is held no other process makes a certificate in this folder.
+    _lock: File,
 }
 
 /// Makes what is missing in `<data>/tls`. The server certificate is made anew at every start: that
-/// takes no time, and it always names what it should and is never near its end.
+/// takes no time, and it always names what it should and is never near its end. Gateways that share
+/// the folder take turns, until each has read what it made, and those before it show it too: they
+/// see that the files have changed.
 pub(crate) fn develop(data: &Path, names: &[String]) -> Result<Development> {
     let folder = data.join("tls");
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot create {}", folder.display()))?;
+    let lock = File::create(folder.join("lock")).and_then(|file| file.lock().map(|()| file));
+    let lock = lock.with_context(|| format!("cannot lock {}", folder.display()))?;
     let file = |name| folder.join(name);
     let (ca, ca_key) = (file("ca.pem"), file("ca.key"));
     let issuer = authority(&ca, &ca_key)?;
@@ -33,7 +40,7 @@ pub(crate) fn develop(data: &Path, names: &[String]) -> Result<Development> {
     let signed = server_params(names)?.signed_by(&pair, &issuer)?;
     write(files::replace, &certificate, &signed.pem())?;
     write(files::replace, &key, &pair.serialize_pem())?;
-    Ok(Development { ca, server: TlsFiles { certificate, key } })
+    Ok(Development { ca, server: TlsFiles { certificate, key }, _lock: lock })
 }
 
 /// The CA in those two files, or a new one.
@@ -112,6 +119,8 @@ mod tests {
         let names = ["localhost", "hub.example.com", "127.0.0.9"].map(str::to_owned);
         let first = develop(folder.path(), &names[..1]).expect("made");
         let ca = certificate(&first.ca);
+        // Gives up its lock.
+        drop(first);
         let second = develop(folder.path(), &names).expect("made again");
         assert_eq!(ca, certificate(&second.ca));
 

@@ -1,8 +1,10 @@
 //! Says that this gateway lives, and tells presence again who is connected here when it may have
-//! forgotten: after a restart, a flush or a failover of its server.
+//! forgotten: after a restart, a flush or a failover of its server, or when this process stood still
+//! for longer than its lease.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use dunlin_model::{ErrorCode, Identity};
 use dunlin_runtime::Shutdown;
@@ -12,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::background::Background;
 use crate::gateway::{Gateway, disconnect};
+use crate::queue::Message;
 
 /// Connections that are told in one call.
 const CALL: usize = 5_000;
@@ -40,6 +43,7 @@ async fn keep(gateway: Arc<Gateway>, stop: Shutdown) {
             _ => {}
         }
         away = outcome.is_err();
+        gateway.metrics.presence(!away);
     }
 }
 
@@ -52,6 +56,8 @@ async fn renew(gateway: &Arc<Gateway>, lost: &mut bool) -> Result<(), StoreError
             restore(gateway, held).await?;
         }
         if !held.is_empty() {
+            // The registry may have taken it for dead, too.
+            gateway.restored.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
                 connections = held.len(),
                 "presence had forgotten this gateway: restored"
@@ -71,10 +77,13 @@ async fn restore(gateway: &Arc<Gateway>, held: &[(Identity, Epoch)]) -> Result<(
             gateway.presence.release(identity, *epoch).await?;
             continue;
         };
-        // Whoever claimed it meanwhile knew of no former holder to be told.
         if taken.contains(identity) {
+            // Whoever claimed it meanwhile knew of no former holder to be told.
             let reason = ErrorCode::ConnectionForcefullyClosedOnNewConnection;
             gateway.runtime.spawn(async move { disconnect(&address, reason).await });
+        } else {
+            // Who was sent something meanwhile was taken for not connected.
+            address.queue.tell(address.key, Message::Commands);
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ mod https;
 mod lease;
 mod link;
 mod lobby;
+mod metrics;
 mod mqtt;
 mod pace;
 mod queue;
@@ -51,6 +52,9 @@ pub struct Config {
     pub mqtt_port: u16,
     /// HTTPS. Official SDKs know no other port than 443; 8443 is taken where 443 is not permitted.
     pub https_port: u16,
+    /// Whether other gateways of this user may listen on the same ports: the kernel hands each
+    /// connection to one of them. Every one of them must say so.
+    pub share_ports: bool,
     /// Connection threads; 0: as many as there are processors.
     pub workers: usize,
     /// Devices that may be authenticated at once, connecting or by HTTPS; the next are told to come
@@ -84,6 +88,7 @@ impl Default for Config {
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             mqtt_port: 8883,
             https_port: 443,
+            share_ports: false,
             workers: 0,
             max_connecting: 10_000,
             max_unfinished: 0,
@@ -142,6 +147,8 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
     let listeners = server::Listeners::bind(&config)?;
     let addresses = listeners.addresses;
     let tls = tls::TlsServer::new(tls)?;
+    let metrics = metrics::Metrics::default();
+    let registry = metrics.registry(events.clone());
     let gateway = Arc::new(Gateway {
         hostnames,
         // One life of this process: what is said of an earlier one is not said of this.
@@ -150,12 +157,15 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         api: mesh.channel(Role::Api)?,
         twins: mesh.channel(Role::Twins)?,
         c2d: mesh.channel(Role::C2d)?,
+        telemetry: mesh.telemetry().clone(),
+        metrics,
         links: DeviceLinks::new(mesh, presence.clone()),
         presence,
         events,
         table: table::Table::default(),
         claims: Turns::default(),
         reports: reports::Reports::default(),
+        restored: AtomicU32::new(0),
         sessions: sessions::Sessions::default(),
         senders: https::Senders::default(),
         runtime: Handle::current(),
@@ -172,6 +182,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         role: Role::Gateway,
         routes,
         health,
+        metrics: registry,
         run: Box::new(|shutdown| {
             Box::pin(async move {
                 let keeper = sessions::start(told.clone());

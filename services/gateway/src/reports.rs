@@ -1,5 +1,6 @@
 //! What the registry is told of connections, for `connectionState` and `lastActivityTime`: who came,
-//! who went, and now and then who was heard of. Nothing of it is on the path of a message, and
+//! who went, and now and then who is here and was heard of when: what was on record of somebody by
+//! mistake is put right by it. Nothing of it is on the path of a message, and
 //! nothing is kept of a connection that has nothing to tell.
 
 use std::collections::HashMap;
@@ -10,14 +11,14 @@ use std::time::Duration;
 use dunlin_model::{ConnectionState, Identity};
 use dunlin_proto::v1;
 use dunlin_proto::v1::registry_client::RegistryClient;
-use dunlin_runtime::{MeshChannel, Shutdown, clock};
+use dunlin_runtime::{Shutdown, clock};
 use dunlin_storage::presence::Epoch;
 use tokio::sync::Notify;
 
 use crate::background::Background;
 use crate::gateway::Gateway;
 
-/// Seconds between two looks at who was heard of: `lastActivityTime` lags by them.
+/// Seconds after which all connections are told of again: `lastActivityTime` lags by them.
 pub const ACTIVITY_SECONDS: u32 = 300;
 /// What gathers meanwhile is told at once: a storm of connects costs four writes a second.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -48,9 +49,10 @@ impl Reports {
         self.wake.notify_one();
     }
 
-    /// Told with the next batch, whenever that is.
-    pub fn active(&self, id: &Identity, generation_id: &str, epoch: Epoch, at: i64) {
-        let state = ConnectionState { connected: true, updated: at, last_activity: at };
+    /// That it is connected and was heard of then. Told with the next batch, whenever that is.
+    pub fn active(&self, id: &Identity, generation_id: &str, epoch: Epoch, last_activity: i64) {
+        let state =
+            ConnectionState { connected: true, updated: clock::unix_millis(), last_activity };
         self.put(id.clone(), Report { generation_id: generation_id.into(), epoch, state });
     }
 
@@ -90,8 +92,8 @@ impl Reports {
     }
 
     /// Tells everything that waits. What could not be told waits on.
-    async fn tell(&self, registry: &MeshChannel) -> Result<(), tonic::Status> {
-        let mut client = RegistryClient::new(registry.clone());
+    async fn tell(&self, gateway: &Gateway) -> Result<(), tonic::Status> {
+        let mut client = RegistryClient::new(gateway.registry.clone());
         loop {
             // Emptied map and all: after a storm it must not keep its size.
             let batch: Vec<_> = std::mem::take(&mut *self.lock()).into_iter().collect();
@@ -105,7 +107,8 @@ impl Reports {
                     break;
                 }
                 let reports = call.iter().map(wire).collect();
-                let request = v1::RecordConnectionsRequest { reports, sessions: Vec::new() };
+                let node = gateway.node.clone();
+                let request = v1::RecordConnectionsRequest { reports, node, sessions: Vec::new() };
                 if let Err(status) = client.record_connections(request).await {
                     let mut pending = self.lock();
                     for (id, report) in call.into_iter().chain(batch) {
@@ -164,7 +167,7 @@ async fn run(gateway: Arc<Gateway>, stop: Shutdown) {
             () = reports.wake.notified() => {}
             () = stop.cancelled() => break,
         }
-        let pause = match reports.tell(&gateway.registry).await {
+        let pause = match reports.tell(&gateway).await {
             Ok(()) => PAUSE,
             Err(error) => {
                 tracing::warn!(%error, "the registry cannot be told of connections, trying again");
@@ -174,7 +177,7 @@ async fn run(gateway: Arc<Gateway>, stop: Shutdown) {
         };
         let _ = tokio::time::timeout(pause, stop.cancelled()).await;
     }
-    if let Err(error) = reports.tell(&gateway.registry).await {
+    if let Err(error) = reports.tell(&gateway).await {
         tracing::warn!(%error, "the registry was not told of the last connections that ended");
     }
 }

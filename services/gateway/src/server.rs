@@ -11,6 +11,7 @@ use std::time::Duration;
 use dunlin_runtime::component::RunError;
 use dunlin_runtime::{Health, Shutdown};
 use futures_util::future::{join_all, select_all};
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
 use crate::gateway::Gateway;
@@ -20,7 +21,7 @@ use crate::tls::{ALPN_HTTP, TlsServer};
 use crate::{Addresses, BuildError, Config, Timeouts};
 
 /// Connections that may wait to be accepted: what a reconnect storm needs.
-const BACKLOG: i32 = 4096;
+const BACKLOG: u32 = 4096;
 /// How much longer than its drain a thread may take to end.
 const STUCK: Duration = Duration::from_secs(5);
 /// How long accepting pauses when the process or the machine is out of descriptors.
@@ -35,8 +36,16 @@ pub struct Listeners {
 
 impl Listeners {
     pub fn bind(config: &Config) -> Result<Self, BuildError> {
-        let mqtt = listen("MQTT", SocketAddr::new(config.bind, config.mqtt_port))?;
-        let https = listen("HTTPS", SocketAddr::new(config.bind, config.https_port))?;
+        let open = |what, port| {
+            let address = SocketAddr::new(config.bind, port);
+            listen(address, config.share_ports).map_err(|source| BuildError::Bind {
+                what,
+                address,
+                source,
+            })
+        };
+        let mqtt = open("MQTT", config.mqtt_port)?;
+        let https = open("HTTPS", config.https_port)?;
         let address = |socket: &TcpListener, what, port| {
             let asked = SocketAddr::new(config.bind, port);
             socket.local_addr().map_err(|source| BuildError::Bind { what, address: asked, source })
@@ -49,10 +58,17 @@ impl Listeners {
     }
 }
 
-fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, BuildError> {
-    ntex::server::create_tcp_listener(address, BACKLOG)
-        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-        .map_err(|source| BuildError::Bind { what, address, source })
+/// Not tokio's `TcpListener::bind`, which has a shorter backlog and shares no port.
+fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // A port whose last connections are still ending is free.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(shared)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
 }
 
 /// A gateway's server, ready to run.

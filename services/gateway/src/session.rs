@@ -85,7 +85,7 @@ impl DeviceSession {
         self.heard.set(u32::try_from(at).unwrap_or(u32::MAX));
     }
 
-    /// Has the registry told that the device was heard of then (Unix seconds).
+    /// Has the registry told that the device is connected and was heard of then (Unix seconds).
     pub fn report_activity(&self, at: u64) {
         self.heard(at);
         let at = i64::try_from(at).unwrap_or(i64::MAX).saturating_mul(1_000);
@@ -215,7 +215,12 @@ impl Gateway {
             body,
             enqueued: clock::unix_millis(),
         };
-        self.events.append(TOPIC_D2C, record, token, sink)
+        let appended = self.events.append(TOPIC_D2C, record, token, sink);
+        match appended {
+            Ok(()) => self.metrics.taken(body.len()),
+            Err(Full) => self.metrics.full(),
+        }
+        appended
     }
 }
 

@@ -62,7 +62,7 @@ impl Sessions {
             }
             while batch.peek().is_some() {
                 let (sessions, done): (Vec<_>, Vec<_>) = batch.by_ref().take(CALL).unzip();
-                let request = v1::RecordConnectionsRequest { reports: Vec::new(), sessions };
+                let request = v1::RecordConnectionsRequest { sessions, ..Default::default() };
                 let stored = client.record_connections(request).await;
                 let outcomes = match stored {
                     Ok(answer) => answer.into_inner().sessions,

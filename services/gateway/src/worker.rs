@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use dunlin_model::ErrorCode;
 use dunlin_runtime::clock;
-use dunlin_storage::event_log::Completions;
+use dunlin_storage::event_log::{Completions, Token};
 use slab::Slab;
 use tokio::sync::oneshot;
 
 use crate::gateway::Gateway;
+use crate::metrics::Protocol;
 use crate::mqtt::Connection;
 use crate::mqtt::bag::Bag;
 use crate::queue::{Command, Inbox, Queue};
@@ -43,10 +44,15 @@ pub struct Worker {
     slots: RefCell<Slab<Slot>>,
     started: Instant,
     now: Cell<u32>,
-    /// When the registry was last told who was heard of.
+    /// When the registry was last told who is connected, and how often the gateway had been taken
+    /// for dead by then.
     reported: Cell<u32>,
+    restored: Cell<u32>,
     /// Connections whose last message the event log had no room for.
     stalled: RefCell<Vec<u64>>,
+    /// The message whose time is taken, one after the other: each batch, not each message, costs a
+    /// look at the clock.
+    timed: Cell<Option<(Token, Instant)>>,
     draining: Cell<bool>,
     drained: RefCell<Option<oneshot::Sender<()>>>,
 }
@@ -63,7 +69,9 @@ impl Worker {
             started: Instant::now(),
             now: Cell::new(0),
             reported: Cell::new(0),
+            restored: Cell::new(0),
             stalled: RefCell::default(),
+            timed: Cell::new(None),
             draining: Cell::new(false),
             drained: RefCell::default(),
         });
@@ -86,10 +94,21 @@ impl Worker {
     /// Takes everything that waits, with one swap, so that both sides keep their buffers.
     fn deliver(self: &Rc<Self>, inbox: &mut Inbox) {
         self.queue.swap(inbox);
+        let (timed, mut failed) = (self.timed.get(), 0);
         for completion in inbox.completions.drain(..) {
+            failed += u64::from(!completion.durable);
+            if let Some((token, since)) = timed
+                && token == completion.token
+            {
+                self.timed.set(None);
+                self.gateway.metrics.durable(Protocol::Mqtt, since.elapsed());
+            }
             if let Some(connection) = self.connection(completion.token.connection) {
                 connection.complete(completion.token.sequence, completion.durable);
             }
+        }
+        if failed > 0 {
+            self.gateway.metrics.failed(failed);
         }
         for command in inbox.commands.drain(..) {
             match command {
@@ -157,18 +176,18 @@ impl Worker {
                 connection.check(now, wall, self);
             }
         }
-        if now - self.reported.get() >= ACTIVITY_SECONDS {
-            self.report_activity(wall);
+        let restored = self.gateway.restored.load(Ordering::Relaxed);
+        let again = self.restored.replace(restored) != restored;
+        if again || now - self.reported.get() >= ACTIVITY_SECONDS {
+            self.report_connections(wall);
         }
     }
 
-    /// Has the registry told of everybody who was heard of since the last time.
-    fn report_activity(&self, wall: u64) {
-        let since = self.reported.replace(self.now());
+    /// Has the registry told of everybody who is connected, and when each was last heard of.
+    fn report_connections(&self, wall: u64) {
+        self.reported.set(self.now());
         for (_, slot) in &*self.slots.borrow() {
-            if let Slot::Open(connection) = slot
-                && connection.heard() >= since
-            {
+            if let Slot::Open(connection) = slot {
                 connection.session().report_activity(self.unix(connection.heard(), wall));
             }
         }
@@ -203,6 +222,13 @@ impl Worker {
         match self.slots.borrow().get(index(key)) {
             Some(Slot::Open(connection)) if connection.key() == key => Some(connection.clone()),
             _ => None,
+        }
+    }
+
+    /// A message is on its way into the event log.
+    pub fn time(&self, token: Token) {
+        if self.timed.get().is_none() {
+            self.timed.set(Some((token, Instant::now())));
         }
     }
 

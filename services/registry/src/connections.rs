@@ -11,9 +11,10 @@ pub(crate) async fn record(
     store: &dyn DeviceStore,
     request: v1::RecordConnectionsRequest,
 ) -> Result<v1::RecordConnectionsResponse, HubError> {
-    let v1::RecordConnectionsRequest { reports, sessions } = request;
+    let v1::RecordConnectionsRequest { reports, sessions, node } = request;
     let told = reports.len();
-    let reports = reports.into_iter().map(report).chain(sessions.into_iter().map(session));
+    let reports = reports.into_iter().map(|wire| report(wire, &node));
+    let reports = reports.chain(sessions.into_iter().map(session));
     let reports: Result<Vec<_>, HubError> = reports.collect();
     let recorded = store.connections_record(reports?).await.map_err(store_failed)?;
     let sessions = recorded.into_iter().skip(told);
@@ -21,12 +22,13 @@ pub(crate) async fn record(
     Ok(v1::RecordConnectionsResponse { sessions: sessions.collect() })
 }
 
-fn report(wire: v1::ConnectionReport) -> Result<ConnectionReport, HubError> {
+fn report(wire: v1::ConnectionReport, node: &str) -> Result<ConnectionReport, HubError> {
     Ok(ConnectionReport::State {
         id: Identity::parse(&wire.identity)?,
         generation_id: wire.generation_id,
         epoch: wire.epoch,
         state: wire.state.unwrap_or_default().into(),
+        node: node.to_owned(),
     })
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use dunlin_model::twin::Limits;
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::v1::registry_server::RegistryServer;
+use dunlin_runtime::telemetry::carried;
 use dunlin_runtime::{Component, DeviceLinks, Role};
-use dunlin_storage::{DeviceStore, StoreError};
+use dunlin_storage::{DeviceStore, Presence, StoreError};
 use tonic::server::NamedService;
 use tower::Service;
 use tracing::error;
@@ -21,6 +22,7 @@ mod identities;
 mod policies;
 mod query_token;
 mod random;
+mod reaper;
 mod revocation;
 mod seal;
 mod service;
@@ -56,6 +58,8 @@ pub struct Context {
     pub store: Arc<dyn DeviceStore>,
     /// The way to connected devices: a revoked one is told to drop.
     pub links: DeviceLinks,
+    /// Who knows which gateways live.
+    pub presence: Arc<dyn Presence>,
     pub master_key: MasterKey,
 }
 
@@ -63,13 +67,17 @@ pub struct Context {
 pub enum BuildError {
     #[error("cannot read the hub's settings")]
     Store(#[from] StoreError),
-    #[error("the master key does not fit this store")]
+    #[error(
+        "the master key does not fit this store: start it with the one that it was first started \
+         with (DUNLIN_MASTER_KEY, or master.key in the data folder)"
+    )]
     MasterKey(#[from] Unsealable),
 }
 
 /// Builds the role; a new store gets its policies here.
 pub async fn build(context: Context) -> Result<Component, BuildError> {
-    let Context { config, store, links, master_key } = context;
+    let Context { config, store, links, presence, master_key } = context;
+    let reaper = reaper::Reaper::new(store.clone(), presence);
     let policies = policies::Policies::load(store.clone(), master_key.clone()).await?;
     let authorities = authorities::Authorities::load(store.clone(), master_key.clone()).await?;
     let revocation = revocation::Revocation { store: store.clone(), links };
@@ -83,7 +91,7 @@ pub async fn build(context: Context) -> Result<Component, BuildError> {
     let service = tower::service_fn(move |request: axum::extract::Request| {
         let mut server = server.clone();
         let call = async move { server.call(request.map(tonic::body::Body::new)).await };
-        let call = tokio::spawn(call);
+        let call = tokio::spawn(carried(call));
         async move {
             Ok::<_, std::convert::Infallible>(match call.await {
                 Ok(Ok(response)) => response,
@@ -96,7 +104,8 @@ pub async fn build(context: Context) -> Result<Component, BuildError> {
     });
     let path = format!("/{}/{{*rest}}", RegistryServer::<service::Service>::NAME);
     let routes = axum::Router::new().route_service(&path, service);
-    Ok(Component::passive(Role::Registry, routes))
+    let run = Box::new(|shutdown| Box::pin(reaper.run(shutdown)) as _);
+    Ok(Component { run, ..Component::passive(Role::Registry, routes) })
 }
 
 /// Logs the cause, which the caller is not told.

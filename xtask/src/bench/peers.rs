@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{Bench, on_processor, text};
 use crate::Result;
 use crate::process::output;
-use crate::server::{Server, ask, free_port, install, runs};
+use crate::server::{Server, ask, free_port, install, is_ready, runs};
 
 /// A hub's server certificate and its CA, by OpenSSL: the same for the hub and its peers.
 pub struct Certificate {
@@ -80,12 +80,6 @@ pub fn hub(bench: &Bench, data: &Path, certificate: Option<&Certificate>) -> Res
         fs::read_to_string(&file).map_err(|error| format!("cannot read hub.json: {error}"))?;
     let login = text(&json, "owner_connection_string")?;
     Ok(Hub { server, ready_after, login, mqtt_port: ports[0] })
-}
-
-/// Whether `/readyz` answers 200.
-fn is_ready(port: u16) -> bool {
-    ask(port, b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        .is_some_and(|answer| answer.starts_with(b"HTTP/1.1 200 "))
 }
 
 /// Mosquitto with a TLS listener; its port. Nothing is stored, and nothing that would cost it

@@ -9,8 +9,12 @@ mod kafka;
 mod postgres;
 mod redis;
 
+pub use postgres::program as postgres_program;
+
 use std::env;
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -55,7 +59,7 @@ fn needed(variable: &str) -> bool {
 /// Running servers.
 pub struct Servers {
     /// Ended before the folder they work in is removed.
-    running: Vec<Server>,
+    pub running: Vec<Server>,
     folder: PathBuf,
     /// What to set for whoever uses them.
     variables: Vec<(&'static str, String)>,
@@ -65,9 +69,7 @@ impl Servers {
     /// Starts those that the environment does not name, and waits for them.
     pub fn start() -> Result<Self> {
         prepare()?;
-        let folder = env::temp_dir().join(format!("dunlin-servers-{}", std::process::id()));
-        fs::create_dir_all(&folder)
-            .map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+        let folder = new_folder()?;
         let mut servers = Self { running: Vec::new(), folder, variables: Vec::new() };
         let folder = servers.folder.clone();
         certificate(&folder)?;
@@ -92,10 +94,31 @@ impl Servers {
         Ok(servers)
     }
 
+    /// Where one of them is.
+    pub fn variable(&self, name: &'static str) -> Result<String> {
+        let ours = self.variables.iter().find(|(known, _)| *known == name);
+        let url = ours.map(|(_, url)| url.clone()).or_else(|| env::var(name).ok());
+        url.ok_or_else(|| format!("{name} is not set"))
+    }
+
     /// Tells `command` where they are.
     pub fn show(&self, command: &mut Command) {
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
     }
+}
+
+/// A new one: another process namespace may have programs under our id.
+fn new_folder() -> Result<PathBuf> {
+    for turn in 0_u32.. {
+        let name = format!("dunlin-servers-{}-{turn}", std::process::id());
+        let folder = env::temp_dir().join(name);
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(format!("cannot create {}: {error}", folder.display())),
+            Ok(()) => return Ok(folder),
+        }
+    }
+    Err("no folder is free".into())
 }
 
 impl Drop for Servers {
@@ -114,10 +137,11 @@ struct Started {
     variables: Vec<(&'static str, String)>,
 }
 
-/// `program`, to be ended with this program. The signal is of the thread that starts it: the main one.
-fn bound(program: &Path) -> Command {
+/// `program`, to be ended with this program. The signal is of the thread that starts it: the main
+/// one. What a terminal sends to this program's group does not reach it.
+pub fn bound(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program).process_group(0);
     command
 }
 

@@ -154,7 +154,7 @@ impl Peers {
     /// passed over; a call that may have been carried out is not made again.
     pub async fn call(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
         let shared = &self.shared;
-        *shared.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        shared.use_now();
         shared.address(&mut request);
         let unsent = Unsent::new(request);
         for _ in 0..TRIES {
@@ -169,6 +169,12 @@ impl Peers {
             }
         }
         Err(shared.lost(FLEETING))
+    }
+
+    /// Whether a replica is connected.
+    pub async fn reach(&self) -> Result<(), Status> {
+        self.shared.use_now();
+        self.shared.replica().await.map(drop)
     }
 
     /// Whether nobody has called for long.
@@ -203,6 +209,10 @@ async fn keep(shared: Arc<Shared>) {
 }
 
 impl Shared {
+    fn use_now(&self) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
     fn is_unused(&self) -> bool {
         let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.elapsed() > self.times.unused

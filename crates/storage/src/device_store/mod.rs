@@ -4,14 +4,15 @@ use async_trait::async_trait;
 use dunlin_model::{ConnectionState, Identity, KeyPair, Session, Status, Twin};
 
 use crate::StoreError;
-use crate::presence::Epoch;
 
 pub mod conformance;
+mod connections;
 pub(crate) mod postgres;
 pub(crate) mod sqlite;
 #[cfg(test)]
 mod tests;
 
+pub use connections::{ConnectionReport, ConnectionStore};
 pub use postgres::PostgresDeviceStore;
 pub use sqlite::SqliteDeviceStore;
 
@@ -101,33 +102,6 @@ pub struct Removed {
 /// What became of a group of writes: of each, what it did.
 pub type Written = Result<Vec<Done>, StoreError>;
 
-/// What a gateway tells of connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConnectionReport {
-    /// The state of one connection: as often as it is told, it is the same.
-    ///
-    /// Nothing happens unless the identity exists in that generation. If a connection with a newer
-    /// epoch is on record, only its activity counts; so epoch 0 tells of activity without a
-    /// connection. Of one epoch, a connection keeps the time at which it began, does not come back
-    /// once it has ended, and after that is only ever taken to have been active later. Activity
-    /// never goes back in time.
-    State { id: Identity, generation_id: String, epoch: Epoch, state: ConnectionState },
-    /// What the session of an identity is from now on; with `keep_subscriptions` but for its
-    /// subscriptions, which stay. Nothing happens unless the identity exists in that generation,
-    /// nor if a connection with a newer epoch has told of its session. It is kept for as long as
-    /// the identity.
-    Session {
-        id: Identity,
-        generation_id: String,
-        epoch: Epoch,
-        session: Session,
-        keep_subscriptions: bool,
-    },
-    /// Every connection with an older epoch is over, as of `at` (Unix milliseconds): the process
-    /// that held it is gone and could not tell.
-    EndBefore { epoch: Epoch, at: i64 },
-}
-
 /// How many devices (not modules) there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Statistics {
@@ -136,7 +110,7 @@ pub struct Statistics {
     pub connected: u64,
 }
 
-/// Devices, modules, their connections and hub settings.
+/// Devices, modules, their connections ([`ConnectionStore`]) and hub settings.
 ///
 /// * Every method is atomic and durable when it returns: a crash right after loses nothing of it,
 ///   a crash before leaves nothing of it.
@@ -145,7 +119,7 @@ pub struct Statistics {
 /// * Times, ETags and generation ids come from the caller: a store has no clock and no randomness,
 ///   so that two sides given the same operations hold the same.
 #[async_trait]
-pub trait DeviceStore: Send + Sync + 'static {
+pub trait DeviceStore: ConnectionStore {
     /// Applies groups of writes in order, in one transaction. A group takes effect whole or not at
     /// all: its first refused write refuses it. A refused group changes nothing for the others.
     async fn identity_write(
@@ -164,13 +138,6 @@ pub trait DeviceStore: Send + Sync + 'static {
     async fn module_list(&self, device: &str) -> Result<Vec<StoredIdentity>, StoreError>;
 
     async fn device_statistics(&self) -> Result<Statistics, StoreError>;
-
-    /// Takes in reports, in order. One that is out of date is passed over, not refused. Of each
-    /// report of a session that was taken in: the session as it is stored now.
-    async fn connections_record(
-        &self,
-        reports: Vec<ConnectionReport>,
-    ) -> Result<Vec<Option<Session>>, StoreError>;
 
     async fn setting_get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
 

@@ -3,12 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
-use dunlin_model::{Identity, Session as Kept};
+use dunlin_model::Identity;
 
-use super::{
-    ConnectionReport, DeviceStore, GENERATION_BITS, IdentityWrite, Statistics, StoredIdentity,
-    Written,
-};
+use super::{DeviceStore, GENERATION_BITS, IdentityWrite, Statistics, StoredIdentity, Written};
 use crate::StoreError;
 use crate::postgres::batch::{Batcher, Keys, Work};
 use crate::postgres::session::{Fault, Session};
@@ -114,15 +111,6 @@ impl DeviceStore for PostgresDeviceStore {
                 })
             })
             .await
-    }
-
-    async fn connections_record(
-        &self,
-        reports: Vec<ConnectionReport>,
-    ) -> Result<Vec<Option<Kept>>, StoreError> {
-        let Some(device) = connections::device(&reports) else { return Ok(Vec::new()) };
-        let device = device.to_owned();
-        self.connections.call(&device, reports).await
     }
 
     async fn setting_get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {

@@ -1,13 +1,10 @@
 //! `DeviceStore` on the embedded database.
 
 use async_trait::async_trait;
-use dunlin_model::{Identity, Session};
+use dunlin_model::Identity;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{
-    ConnectionReport, DeviceStore, GENERATION_BITS, IdentityWrite, Statistics, StoredIdentity,
-    Written,
-};
+use super::{DeviceStore, GENERATION_BITS, IdentityWrite, Statistics, StoredIdentity, Written};
 use crate::StoreError;
 use crate::sqlite::Sqlite;
 
@@ -74,16 +71,6 @@ impl DeviceStore for SqliteDeviceStore {
             })
         };
         self.sqlite.read(count).await
-    }
-
-    async fn connections_record(
-        &self,
-        reports: Vec<ConnectionReport>,
-    ) -> Result<Vec<Option<Session>>, StoreError> {
-        let record = move |db: &Connection| {
-            reports.iter().map(|report| connections::record(db, report)).collect()
-        };
-        self.sqlite.write(record).await
     }
 
     async fn setting_get(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {

@@ -77,6 +77,10 @@ pub(super) fn write(random: &mut Rng, id: Identity) -> IdentityWrite {
     }
 }
 
+pub(super) fn node(random: &mut Rng) -> &'static str {
+    ["n", "n\0", "N", "m\u{1}"][random.usize(..4)]
+}
+
 pub(super) fn session(random: &mut Rng) -> Session {
     Session { subscriptions: Subscriptions::from_bits(random.u32(..)), model_id: some(random) }
 }

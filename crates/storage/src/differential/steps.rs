@@ -120,6 +120,12 @@ impl Client {
     }
 
     async fn connections(&mut self) -> String {
+        if self.alone && self.random.u8(..4) == 0 {
+            let node = draw::node(&mut self.random);
+            let (at, top) = (self.random.i64(0..100), self.random.usize(..4));
+            let ended = told("ended", self.stores.devices.node_end(node, at, top).await);
+            return ended + &told("nodes", self.stores.devices.node_list().await);
+        }
         let report = |_| {
             let (id, generation_id) = (self.id(), self.random.u8(..2).to_string());
             let epoch = self.random.u64(..5);
@@ -128,7 +134,6 @@ impl Client {
             let updated = if epoch > 0 { self.random.i64(0..100) } else { 0 };
             let last_activity = self.random.i64(0..100);
             match self.random.u8(..10) {
-                0 if self.alone => ConnectionReport::EndBefore { epoch, at: updated },
                 0..4 => ConnectionReport::Session {
                     id,
                     generation_id,
@@ -138,7 +143,8 @@ impl Client {
                 },
                 _ => {
                     let state = ConnectionState { connected, updated, last_activity };
-                    ConnectionReport::State { id, generation_id, epoch, state }
+                    let node = draw::node(&mut self.random).to_owned();
+                    ConnectionReport::State { id, generation_id, epoch, state, node }
                 }
             }
         };

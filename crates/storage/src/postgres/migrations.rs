@@ -124,6 +124,13 @@ pub(super) const MIGRATIONS: &[&str] = &[
         lock_token bytea,
         lock_until bigint NOT NULL
     );"#,
+    // 3: Which node holds a connection, so that those of a dead one can be ended. Who was connected
+    // before is nobody's (''), and is ended soon unless its gateway says so again.
+    r#"ALTER TABLE device_state ADD COLUMN node text COLLATE "C";
+    UPDATE device_state SET node = '' WHERE connected;
+    DROP INDEX device_state_connected;
+    CREATE INDEX device_state_connected ON device_state (node, device_id, module_id)
+        WHERE connected;"#,
 ];
 
 pub(super) fn known() -> usize {

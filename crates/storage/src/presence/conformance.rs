@@ -143,6 +143,19 @@ pub async fn a_node_lives_once_it_says_so(presence: Port) {
     assert!(!presence.node_lives("gateway-2").await.expect("lives"));
 }
 
+pub async fn a_lease_has_one_holder(presence: Port) {
+    let take = async |name: &str, holder: &str| presence.lease_take(name, holder).await;
+    assert!(take("reaper", "one").await.expect("take"));
+    assert!(!take("reaper", "two").await.expect("take"), "one has it");
+    assert!(take("reaper", "one").await.expect("take"), "it is one's to keep");
+    assert!(take("another", "two").await.expect("take"), "each lease has its own holder");
+    assert!(!presence.node_lives("one").await.expect("lives"), "a holder is no node");
+    let racers: Vec<_> = (0..16).map(|n| format!("racer-{n}")).collect();
+    let takes = racers.iter().map(|racer| take("raced for", racer));
+    let taken = futures_util::future::join_all(takes).await;
+    assert_eq!(taken.into_iter().filter(|taken| matches!(taken, Ok(true))).count(), 1);
+}
+
 pub async fn what_is_missing_is_restored_and_what_is_newer_stays(presence: Port) {
     let (kept, _) = claim(&presence, "kept", "gateway-1").await;
     let (gone, _) = claim(&presence, "gone", "gateway-1").await;

@@ -25,6 +25,8 @@ pub struct MemoryPresence {
     last_epoch: AtomicU64,
     /// Until when each node lives.
     nodes: Mutex<HashMap<String, Instant>>,
+    /// Who has which lease, and until when.
+    leases: Mutex<HashMap<String, (String, Instant)>>,
 }
 
 #[derive(Default)]
@@ -55,6 +57,7 @@ impl MemoryPresence {
             hasher: RandomState::new(),
             last_epoch: AtomicU64::new(u64::from(generation) << COUNTER_BITS),
             nodes: Mutex::default(),
+            leases: Mutex::default(),
         }
     }
 
@@ -157,6 +160,16 @@ impl Presence for MemoryPresence {
 
     async fn node_lives(&self, node: &str) -> Result<bool, StoreError> {
         Ok(lock(&self.nodes).get(node).is_some_and(|until| *until > Instant::now()))
+    }
+
+    async fn lease_take(&self, name: &str, holder: &str) -> Result<bool, StoreError> {
+        let now = Instant::now();
+        let mut leases = lock(&self.leases);
+        if leases.get(name).is_some_and(|(other, until)| other != holder && *until > now) {
+            return Ok(false);
+        }
+        leases.insert(name.to_owned(), (holder.to_owned(), now + NODE_LEASE));
+        Ok(true)
     }
 
     async fn restore(

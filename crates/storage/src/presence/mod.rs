@@ -26,7 +26,7 @@ const REVOCATION: Duration = Duration::from_secs(90);
 pub type Epoch = u64;
 
 /// The first epoch of a generation: every one of an earlier generation is older.
-pub fn first_epoch(generation: u32) -> Epoch {
+fn first_epoch(generation: u32) -> Epoch {
     Epoch::from(generation) << 40
 }
 
@@ -91,6 +91,11 @@ pub trait Presence: Send + Sync + 'static {
 
     /// Whether a node has said that it lives, within [`NODE_LEASE`].
     async fn node_lives(&self, node: &str) -> Result<bool, StoreError>;
+
+    /// Takes the lease `name` for `holder`, or keeps it, for [`NODE_LEASE`] from now. `false`:
+    /// somebody else has it. Two may take each other for its holder when what is here was lost, so
+    /// what is done under it must bear that.
+    async fn lease_take(&self, name: &str, holder: &str) -> Result<bool, StoreError>;
 
     /// Puts back what a node holds, under the epochs it has. Returns the identities that were claimed
     /// under newer ones meanwhile: they are the node's no more.

@@ -6,7 +6,7 @@
 //! forgotten the last of them, so it counts on in a new generation, which comes from the state
 //! store and is above all that were ever given.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -46,6 +46,7 @@ pub struct RedisPresence {
     /// Of who connects anew; the others wait for it.
     connecting: Turn<()>,
     scripts: Scripts,
+    trips: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// A connection, and what was found at its other end.
@@ -63,6 +64,7 @@ struct Scripts {
     release: Script,
     revoke: Script,
     renew: Script,
+    lease: Script,
     restore: Script,
 }
 
@@ -108,6 +110,14 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return known == ARGV[1]
 ";
 
+/// KEYS: the lease. ARGV: holder, milliseconds. Whether it is the holder's.
+const LEASE: &str = r"
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return false end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return true
+";
+
 /// KEYS: bucket. ARGV: node, then of each identity field, generation, counter. Puts entries back
 /// where there is none, or an older one. The fields that somebody else has taken since.
 const RESTORE: &str = r"
@@ -143,11 +153,13 @@ impl RedisPresence {
             link: Mutex::new(None),
             links: AtomicU64::new(0),
             connecting: Turn::new(()),
+            trips: Mutex::default(),
             scripts: Scripts {
                 claim: Script::new(CLAIM),
                 release: Script::new(RELEASE),
                 revoke: Script::new(REVOKE),
                 renew: Script::new(RENEW),
+                lease: Script::new(LEASE),
                 restore: Script::new(RESTORE),
             },
         };
@@ -206,11 +218,24 @@ impl RedisPresence {
         unavailable(error)
     }
 
+    /// How often each kind of operation has waited for the server, what is done once a connection
+    /// or a script left out.
+    pub fn round_trips(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.trips).clone()
+    }
+
+    fn count(&self, kind: &'static str) {
+        *lock(&self.trips).entry(kind).or_default() += 1;
+    }
+
+    /// `kind` is what it is counted as.
     async fn run<T: FromRedisValue>(
         &self,
+        kind: &'static str,
         link: &mut Link,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, StoreError> {
+        self.count(kind);
         let answer = script.invoke_async(&mut link.connection).await;
         answer.map_err(|error| self.failed(link, error))
     }
@@ -231,7 +256,7 @@ impl Presence for RedisPresence {
             let mut script = self.scripts.claim.key(&bucket);
             script.key(&revoked).arg(&link.run).arg(generation.unwrap_or(0)).arg(&field);
             script.arg(node).arg(auth_version).arg(u8::from(generation.is_some()));
-            let answer: Vec<Option<String>> = self.run(&mut link, &script).await?;
+            let answer: Vec<Option<String>> = self.run("claim", &mut link, &script).await?;
             let words: Vec<_> = answer.iter().map(Option::as_deref).collect();
             match words[..] {
                 [Some("revoked")] => return Ok(Claim::Revoked),
@@ -257,12 +282,13 @@ impl Presence for RedisPresence {
         let Place { bucket, field, .. } = self.place(id);
         let mut script = self.scripts.release.key(bucket);
         script.arg(field).arg(format!("{} ", text(epoch)));
-        self.run(&mut self.link().await?, &script).await
+        self.run("release", &mut self.link().await?, &script).await
     }
 
     async fn holder(&self, id: &Identity) -> Result<Option<Holder>, StoreError> {
         let Place { bucket, field, .. } = self.place(id);
         let mut link = self.link().await?;
+        self.count("holder");
         let entry =
             redis::cmd("HGET").arg(bucket).arg(field).query_async(&mut link.connection).await;
         let entry: Option<String> = entry.map_err(|error| self.failed(&link, error))?;
@@ -273,23 +299,32 @@ impl Presence for RedisPresence {
         let Place { bucket, revoked, field } = self.place(id);
         let mut script = self.scripts.revoke.key(bucket);
         script.key(revoked).arg(field).arg(auth_version).arg(millis(REVOCATION));
-        let entry: Option<String> = self.run(&mut self.link().await?, &script).await?;
+        let entry: Option<String> = self.run("revoke", &mut self.link().await?, &script).await?;
         entry.as_deref().map(parse_entry).transpose()
     }
 
     async fn node_renew(&self, node: &str) -> Result<Renewed, StoreError> {
         let mut link = self.link().await?;
-        let mut script = self.scripts.renew.key(self.lease(node));
+        let mut script = self.scripts.renew.key(self.key("node", node));
         script.arg(&link.run).arg(millis(NODE_LEASE));
-        let kept: bool = self.run(&mut link, &script).await?;
+        let kept: bool = self.run("node_renew", &mut link, &script).await?;
         Ok(if kept { Renewed::Kept } else { Renewed::Lost })
     }
 
     async fn node_lives(&self, node: &str) -> Result<bool, StoreError> {
         let mut link = self.link().await?;
-        let lives =
-            redis::cmd("EXISTS").arg(self.lease(node)).query_async(&mut link.connection).await;
+        self.count("node_lives");
+        let lives = redis::cmd("EXISTS")
+            .arg(self.key("node", node))
+            .query_async(&mut link.connection)
+            .await;
         lives.map_err(|error| self.failed(&link, error))
+    }
+
+    async fn lease_take(&self, name: &str, holder: &str) -> Result<bool, StoreError> {
+        let mut script = self.scripts.lease.key(self.key("lease", name));
+        script.arg(holder).arg(millis(NODE_LEASE));
+        self.run("lease_take", &mut self.link().await?, &script).await
     }
 
     async fn restore(
@@ -311,7 +346,7 @@ impl Presence for RedisPresence {
         let link = self.link().await?;
         let restoring = buckets.values().map(|script| {
             let mut link = link.clone();
-            async move { self.run::<Vec<String>>(&mut link, script).await }
+            async move { self.run::<Vec<String>>("restore", &mut link, script).await }
         });
         let taken = try_join_all(restoring).await?.concat();
         let ids = taken.iter().map(|field| Identity::parse(field.trim_start_matches('=')));
@@ -332,8 +367,8 @@ impl RedisPresence {
         }
     }
 
-    fn lease(&self, node: &str) -> String {
-        format!("{}:node:{node}", self.prefix)
+    pub(super) fn key(&self, kind: &str, name: &str) -> String {
+        format!("{}:{kind}:{name}", self.prefix)
     }
 }
 

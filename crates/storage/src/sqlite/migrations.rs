@@ -128,6 +128,13 @@ pub(super) const MIGRATIONS: &[&str] = &[
         lock_token BLOB,
         lock_until INTEGER NOT NULL
     ) STRICT;",
+    // 8: which node holds a connection, so that those of a dead one can be ended. Who was connected
+    // before is nobody's ('').
+    "ALTER TABLE device_state ADD COLUMN node TEXT;
+    UPDATE device_state SET node = '' WHERE connected = 1;
+    DROP INDEX device_state_connected;
+    CREATE INDEX device_state_connected ON device_state (node, device_id, module_id)
+        WHERE connected = 1;",
 ];
 
 pub(super) fn known() -> u32 {

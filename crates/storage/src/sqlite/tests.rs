@@ -9,7 +9,7 @@ use tempfile::tempdir;
 use tokio::sync::oneshot;
 
 use super::{DataFolder, FolderError, Sqlite, migrations};
-use crate::device_store::SqliteDeviceStore;
+use crate::device_store::{ConnectionStore, SqliteDeviceStore};
 use crate::twin_store::SqliteTwinStore;
 use crate::{DeviceStore, StoreError, TwinStore};
 
@@ -102,6 +102,24 @@ async fn an_older_schema_is_migrated_with_what_it_holds() {
         Ok(db.query_row("SELECT count(*) FROM group_position", [], |row| row.get::<_, u32>(0))?)
     });
     assert_eq!(groups.await.expect("the new table"), 0);
+}
+
+#[tokio::test]
+async fn a_connection_of_schema_7_is_nobodys() {
+    let temp = tempdir().expect("temp");
+    let old = Connection::open(temp.path().join("hub.sqlite")).expect("database");
+    for step in &migrations::MIGRATIONS[..7] {
+        old.execute_batch(step).expect("a step");
+    }
+    old.pragma_update(None, "user_version", 7).expect("version");
+    let row = "INSERT INTO device_state (device_id, module_id, epoch, connected,
+                   connection_updated, last_activity) VALUES ('d', '', 5, 1, 1, 1)";
+    old.execute(row, []).expect("row");
+    drop(old);
+    let store = SqliteDeviceStore::new(DataFolder::open(temp.path()).expect("open").sqlite());
+    assert_eq!(store.node_list().await.expect("list"), [""]);
+    assert_eq!(store.node_end("", 9, 9).await.expect("end"), 1);
+    assert!(store.node_list().await.expect("list").is_empty());
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Environment, REFERENCE};
 
+mod announce;
 mod c2d;
 mod ca;
 mod device;
@@ -55,8 +56,9 @@ Example: a hub on an address of its own, with a name that devices know it by
     Up(serve::UpArgs),
     /// Run a hub as a service: nothing is printed but the log.
     #[command(after_help = "\
-Example: what a service manager starts
-  dunlin run --config hub.toml --log-json")]
+Example: what a service manager starts; and the registry alone, on stores that are servers
+  dunlin run --config hub.toml --log-json
+  dunlin run --config hub.toml --roles registry")]
     Run(serve::RunArgs),
     /// Ask whether a hub is ready: 0 if so, 1 if not yet, 3 if there is none.
     #[command(after_help = "\

@@ -2,25 +2,23 @@
 
 use std::fs::DirBuilder;
 use std::io::IsTerminal;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use dunlin_gateway::{Addresses, TlsFiles};
+use dunlin_gateway::TlsFiles;
 use dunlin_runtime::{Clock, Role};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use toml::{Table, Value};
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-use super::default_data;
+use super::announce::{Announce, announce};
 use super::failure::Failure;
-use super::output::line;
 use crate::config::{self, Config, Environment};
 use crate::hub::{Hub, Settings, Stores};
-use crate::hub_file::HubFile;
 use crate::{master_key, tls};
 
 #[derive(Args)]
@@ -31,11 +29,21 @@ pub(super) struct UpArgs {
 
 #[derive(Args)]
 pub(super) struct RunArgs {
-    /// The roles this process runs: gateway, registry, api. All of them if not given.
-    #[arg(long, value_delimiter = ',', value_name = "ROLE,…")]
+    #[arg(long, value_delimiter = ',', value_name = "ROLE,…", help = roles_help())]
     roles: Vec<Role>,
+    /// Once ready, tell where the hub is and how its owner logs in [default: nobody]
+    #[arg(long, value_enum, value_name = "HOW")]
+    announce: Option<Announce>,
     #[command(flatten)]
     hub: HubArgs,
+}
+
+fn roles_help() -> String {
+    let names = Role::ALL.map(Role::name).join(", ");
+    format!(
+        "The roles this process runs, of {names}: all of them if not given, some of them where all \
+         stores are servers and mesh.* says where the others are"
+    )
 }
 
 #[derive(Args)]
@@ -106,43 +114,70 @@ impl HubArgs {
 }
 
 pub(super) async fn up(arguments: UpArgs, environment: &Environment) -> Result<(), Failure> {
-    serve(arguments.hub, Role::ALL.to_vec(), true, environment).await
+    serve(arguments.hub, Role::ALL.to_vec(), Some(Announce::Print), environment).await
 }
 
 pub(super) async fn run(arguments: RunArgs, environment: &Environment) -> Result<(), Failure> {
     let roles = if arguments.roles.is_empty() { Role::ALL.to_vec() } else { arguments.roles };
-    serve(arguments.hub, roles, false, environment).await
+    serve(arguments.hub, roles, arguments.announce, environment).await
 }
 
 async fn serve(
     arguments: HubArgs,
     mut roles: Vec<Role>,
-    greet: bool,
+    announced: Option<Announce>,
     environment: &Environment,
 ) -> Result<(), Failure> {
     log(environment, arguments.log_json)?;
     roles.sort();
     roles.dedup();
-    refuse_parts(&roles)?;
     let mut signals = Signals::listen().map_err(|error| anyhow!(error))?;
     let loaded = config::load(arguments.config.as_deref(), environment, arguments.table())?;
     let config = loaded.config;
-    let data = data_folder(&config)?;
-    // The stores first: they hold the folder's lock, and what else is in it is this process's.
+    let gateway = roles.contains(&Role::Gateway);
+    if announced.is_some() && !gateway {
+        return Err(Failure::Usage("--announce needs the role gateway in this process".to_owned()));
+    }
+    refuse_parts(&roles, &config)?;
+    let given = certificate(&config)?;
+    // Absolute, for it is told to other processes. Not made where nothing is kept in it.
+    let data = std::path::absolute(&config.hub.data).map_err(|error| anyhow!(error))?;
+    let shared = config.stores.own().is_none();
+    if !shared || announced.is_some() || (gateway && given.is_none()) {
+        make_folder(&data)?;
+    }
+    // The stores first: embedded ones hold the folder's lock, and what else is in it is this
+    // process's.
     let stores = Stores::open(&config).await?;
-    let (ca, tls) = certificate(&config, &data)?;
+    let made = match (gateway, &given) {
+        (true, None) => Some(tls::develop(&data, &config.names())?),
+        _ => None,
+    };
+    if shared && made.is_some() {
+        warn!(
+            folder = %data.display(),
+            "the certificate is a development one of this data folder: gateways that have another \
+             show another; set tls.certificate and tls.key"
+        );
+    }
+    let master_key = match roles.contains(&Role::Registry) {
+        true => Some(master_key::load(&data, environment, &config.stores.devices)?),
+        false => None,
+    };
     let settings = Settings {
-        master_key: master_key::load(&data, environment)?,
+        master_key,
         https_port_asked: loaded.https_port_asked,
         roles,
         stores: stores.clone(),
-        tls,
+        tls: given.or_else(|| made.as_ref().map(|made| made.server.clone())),
         config: config.clone(),
         clock: Clock::default(),
     };
     let mut hub = Hub::start(settings).await?;
+    // With its lock: what was made has been read.
+    let ca = made.map(|made| made.ca);
     let outcome = tokio::select! {
-        failure = watch(&mut hub, &config, &data, ca, greet) => Err(failure),
+        failure = watch(&mut hub, &config, &data, ca, announced) => Err(failure),
         () = signals.next() => Ok(()),
     };
     info!("stopping");
@@ -162,13 +197,13 @@ async fn watch(
     config: &Config,
     data: &Path,
     ca: Option<PathBuf>,
-    greet: bool,
+    announced: Option<Announce>,
 ) -> Failure {
     let told = async {
         hub.ready().await?;
-        match hub.gateway {
-            Some(addresses) if greet => tell(hub, addresses, config, data, ca).await,
-            _ => Ok(()),
+        match announced {
+            Some(how) => announce(how, hub, config, data, ca).await,
+            None => Ok(()),
         }
     };
     match told.await {
@@ -181,124 +216,42 @@ async fn watch(
     }
 }
 
-async fn tell(
-    hub: &Hub,
-    addresses: Addresses,
-    config: &Config,
-    data: &Path,
-    ca: Option<PathBuf>,
-) -> Result<(), Failure> {
-    let owner = hub.owner_connection_string(addresses.https.port()).await?;
-    let file = HubFile {
-        hostname: config.hostname().to_owned(),
-        bind: config.gateway.bind,
-        mqtt_port: addresses.mqtt.port(),
-        https_port: addresses.https.port(),
-        admin_port: hub.admin.port(),
-        ca,
-        owner_connection_string: owner.to_string(),
-        pid: std::process::id(),
+/// A store of this process alone must have all roles in it: a gateway apart would not hear of a
+/// revocation, an API apart would read an empty event log.
+fn refuse_parts(roles: &[Role], config: &Config) -> Result<()> {
+    let Some(role) = Role::ALL.into_iter().find(|role| !roles.contains(role)) else {
+        return Ok(());
     };
-    file.write(data).with_context(|| format!("cannot write {}", HubFile::path(data).display()))?;
-    // Another port than the configuration's, which is not 0, was taken in its place.
-    let asked = config.gateway.https_port;
-    let instead = asked != 0 && asked != file.https_port;
-    match line(&banner(&file, hub.admin, addresses, instead, data)) {
-        // Nobody reads it, but there may be somebody who wants the hub.
-        Err(Failure::BrokenPipe) => Ok(()),
-        written => written,
+    if let Some((setting, url)) = config.stores.own() {
+        bail!(
+            "the role {role} is missing: with stores.{setting} = {url:?} all roles run in one \
+             process, since no other can see it. Leave --roles out, or set stores.devices, \
+             stores.events and stores.presence to servers (postgres://, kafka://, redis://)"
+        );
     }
-}
-
-fn banner(
-    file: &HubFile,
-    admin: SocketAddr,
-    addresses: Addresses,
-    instead: bool,
-    data: &Path,
-) -> String {
-    let ca = file
-        .ca
-        .as_ref()
-        .map_or("(the certificate was given)".into(), |ca| ca.display().to_string());
-    let https = if instead {
-        format!("{} (443 is not permitted; SDKs that know no other need it)", addresses.https)
-    } else {
-        addresses.https.to_string()
-    };
-    // The folder only where the commands would not find it by themselves.
-    let elsewhere = match std::path::absolute(default_data()) {
-        Ok(default) if default == data => String::new(),
-        _ => format!(" --data {}", data.display()),
-    };
-    format!(
-        "dunlin {version} is ready
-
-  host name          {host}
-  MQTT over TLS      {mqtt}
-  HTTPS              {https}
-  health, metrics    http://{admin}
-  CA certificate     {ca}
-  connection string  {owner}
-
-Next:
-  {dunlin} device create -d my-device{elsewhere}
-  {dunlin} device connection-string -d my-device{elsewhere}
-  {dunlin} events monitor{elsewhere}
-",
-        dunlin = program(),
-        version = env!("CARGO_PKG_VERSION"),
-        host = file.hostname,
-        mqtt = addresses.mqtt,
-        owner = file.owner_connection_string,
-    )
-}
-
-/// How to call this program from the current folder: by name where the shell finds it, else by path.
-fn program() -> String {
-    let Ok(exe) = std::env::current_exe().and_then(std::fs::canonicalize) else {
-        return "dunlin".to_owned();
-    };
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders = std::env::split_paths(&path);
-    if folders.any(|folder| folder.join("dunlin").canonicalize().is_ok_and(|found| found == exe)) {
-        return "dunlin".to_owned();
+    if config.mesh.listen.is_empty() {
+        bail!(
+            "mesh.listen is empty: the process that runs the role {role} could not reach the roles \
+             of this one. Set it to an address of this machine, as 127.0.0.1:9700"
+        );
     }
-    let here = std::env::current_dir().and_then(std::fs::canonicalize).unwrap_or_default();
-    exe.strip_prefix(here).unwrap_or(&exe).display().to_string()
+    Ok(())
 }
 
-/// Embedded stores are this process's alone, so what has to share them must be in it: a gateway
-/// apart would not hear of a revocation, an API apart would read an empty event log.
-fn refuse_parts(roles: &[Role]) -> Result<()> {
-    let missing: Vec<_> = Role::ALL.into_iter().filter(|role| !roles.contains(role)).collect();
-    let [first, ..] = missing.as_slice() else { return Ok(()) };
-    anyhow::bail!(
-        "the role {first} is missing: with embedded stores all roles run in one process, since no \
-         other can see them. Leave --roles out; roles are split once the stores are servers"
-    )
-}
-
-/// The data folder, made if need be; absolute, for it is told to other processes.
-fn data_folder(config: &Config) -> Result<PathBuf> {
-    let data = std::path::absolute(&config.hub.data)?;
+fn make_folder(data: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(&data)
-        .with_context(|| format!("cannot create the data folder {}", data.display()))?;
-    Ok(data)
+        .create(data)
+        .with_context(|| format!("cannot create the data folder {}", data.display()))
 }
 
-/// The given certificate, or a development one and the CA to trust for it.
-fn certificate(config: &Config, data: &Path) -> Result<(Option<PathBuf>, TlsFiles)> {
+/// The given certificate.
+fn certificate(config: &Config) -> Result<Option<TlsFiles>> {
     let config::Tls { certificate, key } = config.tls.clone();
     match (certificate.as_os_str().is_empty(), key.as_os_str().is_empty()) {
-        (true, true) => {
-            let made = tls::develop(data, &config.names())?;
-            Ok((Some(made.ca), made.server))
-        }
-        (false, false) => Ok((None, TlsFiles { certificate, key })),
+        (true, true) => Ok(None),
+        (false, false) => Ok(Some(TlsFiles { certificate, key })),
         _ => bail!("set both tls.certificate and tls.key, or neither"),
     }
 }

@@ -7,15 +7,41 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use dunlin_runtime::Health;
-use prometheus_client::encoding::text::encode;
+use dunlin_runtime::metrics::Registry;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
 
+use super::needs::Needs;
 use super::process::Process;
 
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) fn router(roles: Vec<Health>) -> Router {
+/// Whether a role, or what the roles need, is ready (1) or not (0).
+type Ready = Family<[(&'static str, &'static str); 1], Gauge>;
+
+/// What there is to be ready: the roles, and what they need.
+struct Parts {
+    roles: Vec<Health>,
+    needs: Needs,
+    told: Ready,
+}
+
+impl Parts {
+    async fn ask(&self) -> Vec<(&'static str, bool)> {
+        let needs = self.needs.ask().await;
+        let roles = self.roles.iter().map(|role| (role.role(), role.is_ready()));
+        let parts: Vec<_> = roles.chain(needs).collect();
+        for (part, ready) in &parts {
+            self.told.get_or_create(&[("part", part)]).set(i64::from(*ready));
+        }
+        parts
+    }
+}
+
+/// `registries`: what the parts of the process measure; what is the process's own is added.
+pub(super) fn router(roles: Vec<Health>, needs: Needs, mut registries: Vec<Registry>) -> Router {
     let mut registry = Registry::default();
     registry.register(
         "dunlin_build",
@@ -23,28 +49,37 @@ pub(super) fn router(roles: Vec<Health>) -> Router {
         Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
     );
     registry.register_collector(Box::new(Process));
-    let registry = Arc::new(registry);
+    let parts = Arc::new(Parts { roles, needs, told: Ready::default() });
+    registry.register("dunlin_ready", "What /readyz says", parts.told.clone());
+    registries.push(registry);
+    let (registries, told) = (Arc::new(registries), parts.clone());
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(move || std::future::ready(ready(&roles))))
-        .route("/metrics", get(move || std::future::ready(metrics(&registry))))
+        .route("/readyz", get(async move || ready(&parts.ask().await)))
+        .route(
+            "/metrics",
+            get(async move || {
+                told.ask().await;
+                metrics(&registries)
+            }),
+        )
 }
 
-/// One line a role; 503 until every one is ready.
-fn ready(roles: &[Health]) -> Response {
-    let line = |role: &Health| {
-        format!("{} {}\n", role.role(), if role.is_ready() { "ready" } else { "not ready" })
-    };
-    let status = match roles.iter().all(Health::is_ready) {
+/// One line for each part; 503 until every one is ready.
+fn ready(parts: &[(&str, bool)]) -> Response {
+    let status = match parts.iter().all(|(_, ready)| *ready) {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    (status, roles.iter().map(line).collect::<String>()).into_response()
+    let line =
+        |(name, ready): &_| format!("{name} {}\n", if *ready { "ready" } else { "not ready" });
+    (status, parts.iter().map(line).collect::<String>()).into_response()
 }
 
-fn metrics(registry: &Registry) -> Response {
+fn metrics(registries: &[Registry]) -> Response {
     let mut text = String::new();
-    match encode(&mut text, registry) {
+    let encoded = registries.iter().try_for_each(|one| encode_registry(&mut text, one));
+    match encoded.and_then(|()| encode_eof(&mut text)) {
         Ok(()) => ([(header::CONTENT_TYPE, METRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
@@ -55,12 +90,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_ready_when_every_role_is() {
-        let roles = [Health::new("gateway"), Health::new("api")];
-        assert_eq!(ready(&roles).status(), StatusCode::SERVICE_UNAVAILABLE);
-        roles[0].set_ready(true);
-        assert_eq!(ready(&roles).status(), StatusCode::SERVICE_UNAVAILABLE);
-        roles[1].set_ready(true);
-        assert_eq!(ready(&roles).status(), StatusCode::OK);
+    fn a_process_is_ready_when_every_part_is() {
+        for (gateway, devices, want) in [
+            (true, true, StatusCode::OK),
+            (false, true, StatusCode::SERVICE_UNAVAILABLE),
+            (true, false, StatusCode::SERVICE_UNAVAILABLE),
+        ] {
+            let parts = [("gateway", gateway), ("stores.devices", devices)];
+            assert_eq!(ready(&parts).status(), want, "{parts:?}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -15,24 +16,34 @@ use dunlin_gateway::{Addresses, TlsFiles};
 use dunlin_proto::v1::GetPolicyRequest;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_registry::MasterKey;
-use dunlin_runtime::{Clock, Component, DeviceLinks, Health, Mesh, Role, Shutdown, memory};
+use dunlin_runtime::metrics::Registry;
+use dunlin_runtime::stores::StoreObserver;
+use dunlin_runtime::{
+    Clock, Component, DeviceLinks, Health, Mesh, Role, Shutdown, Telemetry, memory,
+};
+use dunlin_storage::EventLog;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tonic::Code;
 use tracing::{info, warn};
 
 use crate::config::Config;
 
 mod admin;
+mod needs;
 mod process;
 mod stores;
 
+use needs::Needs;
 pub use stores::Stores;
 
 /// What takes the place of an HTTPS port 443 that is not permitted.
 const HTTPS_INSTEAD: u16 = 8443;
 /// How long open calls of other processes are waited for at the end.
 const CALLS_END: Duration = Duration::from_secs(5);
+/// Between two calls of a registry that is not there yet.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What a hub is started from.
 pub struct Settings {
@@ -41,8 +52,10 @@ pub struct Settings {
     pub https_port_asked: bool,
     pub roles: Vec<Role>,
     pub stores: Stores,
-    pub master_key: MasterKey,
-    pub tls: TlsFiles,
+    /// The registry's.
+    pub master_key: Option<MasterKey>,
+    /// A gateway's.
+    pub tls: Option<TlsFiles>,
     /// By which C2D messages expire and their locks end.
     pub clock: Clock,
 }
@@ -55,6 +68,7 @@ pub struct Hub {
     pub gateway: Option<Addresses>,
     pub admin: SocketAddr,
     health: Vec<Health>,
+    needs: Needs,
     /// Whether clients know where to find it: `/readyz` tells of that too.
     announced: Health,
     roles: JoinSet<Result<()>>,
@@ -82,7 +96,14 @@ impl Hub {
         let admin_listener = listen(admin_address, "health and metrics (--admin-port)").await?;
         let admin = admin_listener.local_addr()?;
 
-        let mesh = Mesh::open(config.mesh.clone(), &roles, Handle::current())?;
+        let telemetry = Telemetry::open(&config.telemetry, instance(&config), &roles)?;
+        let observer = StoreObserver::new(telemetry.clone());
+        let given = stores;
+        let stores = given.observed(&config.stores, &observer);
+        let mesh = Mesh::open(config.mesh.clone(), &roles, Handle::current(), telemetry)?;
+        let mut metrics = Registry::default();
+        mesh.register(&mut metrics);
+        observer.register(&mut metrics);
         if let Some(listener) = &mesh_listener
             && !mesh.has_tls()
             && !listener.local_addr()?.ip().is_loopback()
@@ -101,7 +122,8 @@ impl Hub {
                         },
                         store: stores.devices.clone(),
                         links: DeviceLinks::new(mesh.clone(), stores.presence.clone()),
-                        master_key: master_key.clone(),
+                        presence: stores.presence.clone(),
+                        master_key: master_key.clone().context("the registry has no master key")?,
                     };
                     dunlin_registry::build(registry).await?
                 }
@@ -126,8 +148,15 @@ impl Hub {
                     events: stores.events.clone(),
                 })?,
                 Role::Gateway => {
-                    let (component, addresses) =
-                        build_gateway(&config, https_port_asked, &mesh, &stores, &tls)?;
+                    let tls = tls.clone().context("the gateway has no certificate")?;
+                    let (component, addresses) = build_gateway(
+                        &config,
+                        https_port_asked,
+                        &mesh,
+                        &stores,
+                        &given.events,
+                        &tls,
+                    )?;
                     gateway = Some(addresses);
                     component
                 }
@@ -136,6 +165,7 @@ impl Hub {
 
         let mut hub = Self {
             hostname: config.hostname().to_owned(),
+            needs: Needs::new(&roles, &mesh, &given),
             mesh,
             gateway,
             admin,
@@ -146,7 +176,7 @@ impl Hub {
             stop_roles: Shutdown::new(),
             stop_servers: Shutdown::new(),
         };
-        hub.run(components, mesh_listener, admin_listener);
+        hub.run(components, metrics, mesh_listener, admin_listener);
         Ok(hub)
     }
 
@@ -154,13 +184,15 @@ impl Hub {
     fn run(
         &mut self,
         components: Vec<Component>,
+        metrics: Registry,
         mesh_listener: Option<TcpListener>,
         admin_listener: TcpListener,
     ) {
         let mut routes = Router::new();
-        let mut starts = Vec::new();
+        let (mut starts, mut metrics) = (Vec::new(), vec![metrics]);
         for component in components {
             routes = routes.merge(component.routes);
+            metrics.push(component.metrics);
             starts.push((component.role, component.run));
         }
         self.mesh.attach(routes);
@@ -171,7 +203,8 @@ impl Hub {
         let health = self.health.iter().chain([&self.announced]).cloned().collect();
         // Not one of those whose end is the hub's: it is a comfort.
         tokio::spawn(memory::keep_trimmed(self.stop_servers.clone()));
-        let (admin, stop) = (admin::router(health), self.stop_servers.clone());
+        let admin = admin::router(health, self.needs.clone(), metrics);
+        let stop = self.stop_servers.clone();
         self.servers.spawn(async move {
             let served = axum::serve(admin_listener, admin);
             Ok(served.with_graceful_shutdown(stop.cancelled_owned()).await?)
@@ -232,6 +265,7 @@ impl Hub {
             warn!("calls of other processes are cut off");
         }
         self.mesh.detach();
+        self.mesh.telemetry().close().await;
         info!("stopped");
     }
 
@@ -241,19 +275,43 @@ impl Hub {
     }
 
     /// The connection string of the policy that may do everything. The host name carries the
-    /// HTTPS port unless that is the usual one.
-    pub async fn owner_connection_string(&self, https_port: u16) -> Result<ConnectionString> {
-        let mut registry = RegistryClient::new(self.mesh.channel(Role::Registry)?);
-        let request = GetPolicyRequest { name: OWNER.to_owned() };
-        let policy = registry.get_policy(request).await.context("cannot read the owner policy")?;
-        let policy = policy.into_inner();
+    /// HTTPS port unless that is the usual one. Waits for the registry, which may still be starting
+    /// somewhere else.
+    pub fn owner_connection_string(
+        &self,
+        https_port: u16,
+    ) -> impl Future<Output = Result<ConnectionString>> + use<> {
+        let channel = self.mesh.channel(Role::Registry);
         let host = match https_port {
             443 => self.hostname.clone(),
             port => format!("{}:{port}", self.hostname),
         };
-        let key = Key::from_base64(&policy.primary_key)?;
-        Ok(ConnectionString { host, signer: Signer::Policy(policy.name), key })
+        async move {
+            let mut registry = RegistryClient::new(channel?);
+            let mut told = false;
+            let policy = loop {
+                let request = GetPolicyRequest { name: OWNER.to_owned() };
+                match registry.get_policy(request).await {
+                    Ok(policy) => break policy.into_inner(),
+                    Err(error) if error.code() == Code::Unavailable => {
+                        if !std::mem::replace(&mut told, true) {
+                            warn!(error = error.message(), "waiting for the registry");
+                        }
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                    Err(error) => return Err(error).context("cannot read the owner policy"),
+                }
+            };
+            let key = Key::from_base64(&policy.primary_key)?;
+            Ok(ConnectionString { host, signer: Signer::Policy(policy.name), key })
+        }
     }
+}
+
+/// This process, as traces name it.
+fn instance(config: &Config) -> &str {
+    let names = [&config.mesh.advertise, &config.mesh.listen];
+    names.into_iter().find(|name| !name.is_empty()).map_or(config.hostname(), String::as_str)
 }
 
 fn build_gateway(
@@ -261,6 +319,7 @@ fn build_gateway(
     https_port_asked: bool,
     mesh: &Mesh,
     stores: &Stores,
+    log: &Arc<dyn EventLog>,
     tls: &TlsFiles,
 ) -> Result<(Component, Addresses)> {
     let build = |config: &Config| {
@@ -268,7 +327,8 @@ fn build_gateway(
             hostnames: config.names(),
             config: config.gateway.clone(),
             mesh: mesh.clone(),
-            events: stores.events.clone(),
+            // The log itself: appending is the hot path.
+            events: log.clone(),
             presence: stores.presence.clone(),
             tls: tls.clone(),
         })

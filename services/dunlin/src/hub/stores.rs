@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use dunlin_runtime::clock;
+use dunlin_runtime::stores::StoreObserver;
 use dunlin_storage::command_queue::{PostgresCommandQueue, SqliteCommandQueue};
-use dunlin_storage::device_store::{ConnectionReport, PostgresDeviceStore, SqliteDeviceStore};
+use dunlin_storage::device_store::{PostgresDeviceStore, SqliteDeviceStore};
 use dunlin_storage::event_log::{KafkaLog, KafkaLogConfig, SegmentLog, SegmentLogConfig};
 use dunlin_storage::postgres::{Postgres, PostgresConfig};
-use dunlin_storage::presence::{MemoryPresence, RedisPresence, first_epoch};
+use dunlin_storage::presence::{MemoryPresence, RedisPresence};
 use dunlin_storage::sqlite::{DataFolder, Sqlite};
 use dunlin_storage::twin_store::{PostgresTwinStore, SqliteTwinStore};
 use dunlin_storage::{CommandQueue, DeviceStore, EventLog, Presence, TwinStore};
@@ -40,6 +41,18 @@ impl Stores {
         let presence = presence(&urls.presence, &devices).await;
         let presence = presence.context("stores.presence cannot be used")?;
         Ok(Self { devices, twins, commands, events, presence })
+    }
+
+    /// The same, with each operation observed.
+    pub fn observed(&self, urls: &Urls, observer: &StoreObserver) -> Self {
+        let (devices, events) = (system(&urls.devices), system(&urls.events));
+        Self {
+            devices: observer.over("devices", devices, self.devices.clone()),
+            twins: observer.over("twins", devices, self.twins.clone()),
+            commands: observer.over("commands", devices, self.commands.clone()),
+            events: observer.over("events", events, self.events.clone()),
+            presence: observer.over("presence", system(&urls.presence), self.presence.clone()),
+        }
     }
 
     /// Makes durable what was accepted. Last of all, once nobody appends any more.
@@ -79,9 +92,9 @@ async fn presence(url: &str, devices: &Arc<dyn DeviceStore>) -> Result<Arc<dyn P
     let generation = devices.epoch_generation_next().await?;
     // With presence in memory this is the only gateway there is: whoever was connected before it
     // started is not any more.
-    let ended =
-        ConnectionReport::EndBefore { epoch: first_epoch(generation), at: clock::unix_millis() };
-    devices.connections_record(vec![ended]).await?;
+    for node in devices.node_list().await? {
+        devices.node_end(&node, clock::unix_millis(), usize::MAX).await?;
+    }
     Ok(Arc::new(MemoryPresence::new(generation)))
 }
 
@@ -125,6 +138,17 @@ impl Folders {
     }
 }
 
+/// What is behind a URL, as OpenTelemetry names it.
+fn system(url: &str) -> &'static str {
+    match url.split_once(':').map_or(url, |(scheme, _)| scheme) {
+        "postgres" | "postgresql" => "postgresql",
+        "redis" | "rediss" => "redis",
+        "kafka" => "kafka",
+        "embedded" => "embedded",
+        _ => "memory",
+    }
+}
+
 fn unsupported(url: &str, supported: &str) -> anyhow::Error {
     // A URL of a server may carry a password: only its scheme is repeated.
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
@@ -134,7 +158,7 @@ fn unsupported(url: &str, supported: &str) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use dunlin_model::{ConnectionState, Identity, Session, Status};
-    use dunlin_storage::device_store::StoredIdentity;
+    use dunlin_storage::device_store::{ConnectionReport, StoredIdentity};
 
     use super::*;
 
@@ -168,8 +192,9 @@ mod tests {
         let report = ConnectionReport::State {
             id: id.clone(),
             generation_id: "1".into(),
-            epoch: first_epoch(1) + 1,
+            epoch: 1,
             state,
+            node: "n".into(),
         };
         stores.devices.connections_record(vec![report]).await.expect("recorded");
         let read = async |stores: &Stores| {

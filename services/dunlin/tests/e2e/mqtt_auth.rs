@@ -337,6 +337,7 @@ async fn policy_keys(hub: &TestHub, name: &str) -> [Key; 2] {
         },
         store: hub.stores().devices.clone(),
         links: DeviceLinks::new(mesh.clone(), hub.stores().presence.clone()),
+        presence: hub.stores().presence.clone(),
         master_key: MasterKey::new(&[7; MasterKey::BYTES]),
     };
     let registry = dunlin_registry::build(context).await.expect("a registry");

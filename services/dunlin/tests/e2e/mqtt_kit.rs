@@ -289,8 +289,8 @@ pub async fn beside(
         https_port_asked: true,
         roles: roles.to_vec(),
         stores: Stores { events, ..hub.stores().clone() },
-        master_key: MasterKey::new(&[7; MasterKey::BYTES]),
-        tls: TlsFiles { certificate: tls.join("server.pem"), key: tls.join("server.key") },
+        master_key: Some(MasterKey::new(&[7; MasterKey::BYTES])),
+        tls: Some(TlsFiles { certificate: tls.join("server.pem"), key: tls.join("server.key") }),
         clock: Clock::default(),
     };
     let mut beside = Hub::start(settings).await.expect("another hub");

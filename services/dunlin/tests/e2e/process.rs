@@ -98,6 +98,11 @@ impl Hub {
         self.child.kill().await.expect("killed");
     }
 
+    /// Has it stand still (`STOP`) or go on (`CONT`).
+    pub async fn signal(&self, name: &str) {
+        signal(&self.child, name).await;
+    }
+
     /// SIGTERM, and a clean end.
     pub async fn stop(mut self) {
         let status = terminate(&mut self.child).await;
@@ -118,11 +123,14 @@ fn up(data: &Path, settings: &[(&str, &str)]) -> Child {
 
 /// SIGTERM; what the hub ends with.
 pub async fn terminate(child: &mut Child) -> ExitStatus {
-    let pid = child.id().expect("running").to_string();
-    let sent =
-        Command::new("sh").args(["-c", "kill -TERM $0", &pid]).status().await.expect("kill runs");
-    assert!(sent.success());
+    signal(child, "TERM").await;
     raw::within("the hub's end", child.wait()).await.expect("a status")
+}
+
+async fn signal(child: &Child, name: &str) {
+    let (kill, pid) = (format!("kill -{name} $0"), child.id().expect("running").to_string());
+    let sent = Command::new("sh").args(["-c", &kill, &pid]).status().await.expect("kill runs");
+    assert!(sent.success());
 }
 
 /// The binary, with nothing of our environment to find a hub by.

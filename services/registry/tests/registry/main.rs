@@ -92,8 +92,9 @@ async fn serve(
     let config =
         Config { hostnames: vec!["localhost".into(), HOST.into()], twins: Limits::default() };
     let mesh = Mesh::new(mesh::Config::default(), &[Role::Registry], Handle::current());
-    let links = DeviceLinks::new(mesh.clone(), Arc::new(MemoryPresence::new(1)));
-    let context = Context { config, store, links, master_key: MasterKey::new(&key) };
+    let presence = Arc::new(MemoryPresence::new(1));
+    let links = DeviceLinks::new(mesh.clone(), presence.clone());
+    let context = Context { config, store, links, presence, master_key: MasterKey::new(&key) };
     let component = dunlin_registry::build(context).await?;
     mesh.attach(component.routes);
     Ok(RegistryClient::new(mesh.channel(Role::Registry).expect("runs here")))

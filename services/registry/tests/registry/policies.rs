@@ -63,9 +63,10 @@ async fn what_a_gateway_reports_is_shown() {
         state: Some(state),
     };
     let reports = vec![report("nobody"), report("d"), report("d")];
-    let request = v1::RecordConnectionsRequest { reports, sessions: Vec::new() };
+    let request = v1::RecordConnectionsRequest { reports, node: "n".into(), sessions: Vec::new() };
     code(hub.client.record_connections(request).await).expect("recorded");
     assert_eq!(hub.get("d").await.expect("found").connection, Some(state));
-    let bad = v1::RecordConnectionsRequest { reports: vec![report("a b")], sessions: Vec::new() };
+    let reports = vec![report("a b")];
+    let bad = v1::RecordConnectionsRequest { reports, ..Default::default() };
     refused(code(hub.client.record_connections(bad).await).map(drop), E::ArgumentInvalid);
 }

@@ -60,6 +60,10 @@ impl Presence for Flaky {
         self.inner.node_lives(node).await
     }
 
+    async fn lease_take(&self, name: &str, holder: &str) -> Result<bool, StoreError> {
+        self.inner.lease_take(name, holder).await
+    }
+
     async fn restore(
         &self,
         node: &str,
@@ -158,6 +162,7 @@ impl Site {
             config: Config { hostnames: vec![HOST.into()], twins: Limits::default() },
             store: store.clone(),
             links: DeviceLinks::new(mesh.clone(), presence.clone()),
+            presence: presence.clone(),
             master_key: MasterKey::new(&[7; 32]),
         };
         let component = dunlin_registry::build(context).await.expect("a registry");

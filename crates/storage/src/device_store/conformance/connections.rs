@@ -6,7 +6,19 @@ use dunlin_model::{ConnectionState, Session, Subscriptions};
 use super::{Store, create, get, id, sample};
 use crate::device_store::{ConnectionReport, IfMatch};
 
+/// Of a connection that the node "n" holds.
 fn report(
+    joined: &str,
+    epoch: u64,
+    connected: bool,
+    updated: i64,
+    active: i64,
+) -> ConnectionReport {
+    report_by("n", joined, epoch, connected, updated, active)
+}
+
+fn report_by(
+    node: &str,
     joined: &str,
     epoch: u64,
     connected: bool,
@@ -18,6 +30,7 @@ fn report(
         generation_id: format!("generation of {joined}"),
         epoch,
         state: ConnectionState { connected, updated, last_activity: active },
+        node: node.to_owned(),
     }
 }
 
@@ -139,26 +152,67 @@ pub async fn the_newest_session_is_kept(store: Store) {
     assert_eq!(kept("d").await, Session::default(), "it goes with the identity");
 }
 
-pub async fn what_nobody_could_tell_of_is_ended(store: Store) {
-    for joined in ["a", "b", "c", "c/m"] {
+pub async fn a_dead_nodes_connections_are_ended(store: Store) {
+    for joined in ["a", "b", "c", "c/m", "d"] {
         create(&store, joined).await;
     }
+    assert!(store.node_list().await.expect("list").is_empty());
     let reports = vec![
-        report("a", 5, true, 1, 1),
-        report("b", 6, false, 2, 2),
-        report("c", 10, true, 3, 3),
-        report("c/m", 9, true, 4, 4),
+        report_by("dead", "a", 5, true, 1, 1),
+        report_by("dead", "b", 6, true, 2, 2),
+        report_by("dead", "b", 6, false, 3, 3),
+        report_by("other", "c", 7, true, 4, 4),
+        report_by("dead", "c/m", 8, true, 5, 5),
+        report_by("dead", "d", 9, true, 6, 6),
+        report_by("other", "d", 10, true, 7, 7),
     ];
     store.connections_record(reports).await.expect("record");
     let connected = async || store.device_statistics().await.expect("count").connected;
-    assert_eq!(connected().await, 2, "modules do not count");
-    let end = ConnectionReport::EndBefore { epoch: 10, at: 50 };
-    store.connections_record(vec![end]).await.expect("record");
-    assert_eq!(state(&store, "a").await, (false, 50, 1));
-    assert_eq!(state(&store, "b").await, (false, 2, 2), "it had ended before");
-    assert_eq!(state(&store, "c").await, (true, 3, 3));
-    assert_eq!(state(&store, "c/m").await, (false, 50, 4));
-    assert_eq!(connected().await, 1);
+    assert_eq!(connected().await, 3, "modules do not count");
+    assert_eq!(store.node_list().await.expect("list"), ["dead", "other"]);
+    assert_eq!(store.node_end("nobody", 50, 9).await.expect("end"), 0);
+    assert_eq!(store.node_end("dead", 50, 1).await.expect("end"), 1);
+    assert_eq!(state(&store, "a").await, (false, 50, 1), "the smallest id comes first");
+    assert_eq!(state(&store, "c/m").await, (true, 5, 5), "not more than asked for");
+    assert_eq!(store.node_end("dead", 51, 9).await.expect("end"), 1);
+    assert_eq!(state(&store, "c/m").await, (false, 51, 5));
+    assert_eq!(store.node_end("dead", 52, 9).await.expect("end"), 0);
+    assert_eq!(state(&store, "a").await, (false, 50, 1), "it is ended once");
+    assert_eq!(state(&store, "b").await, (false, 3, 3), "it had ended before");
+    assert_eq!(state(&store, "c").await, (true, 4, 4));
+    assert_eq!(state(&store, "d").await, (true, 7, 7), "it has connected elsewhere");
+    assert_eq!(store.node_list().await.expect("list"), ["other"]);
+    assert_eq!(connected().await, 2);
     store.identity_delete(&id("c"), IfMatch::Any).await.expect("delete");
+    store.identity_delete(&id("d"), IfMatch::Any).await.expect("delete");
+    assert!(store.node_list().await.expect("list").is_empty());
     assert_eq!(connected().await, 0);
+}
+
+pub async fn a_node_that_was_not_dead_has_its_connections_back(store: Store) {
+    for joined in ["back", "gone", "moved"] {
+        create(&store, joined).await;
+    }
+    let all = ["back", "gone", "moved"].map(|joined| report(joined, 5, true, 1, 1));
+    store.connections_record(all.to_vec()).await.expect("record");
+    assert_eq!(store.node_end("n", 50, 9).await.expect("end"), 3);
+    let reports = vec![
+        report("back", 5, true, 60, 55),
+        report("gone", 5, false, 61, 56),
+        report_by("other", "moved", 6, true, 62, 62),
+        report("moved", 5, true, 63, 63),
+    ];
+    store.connections_record(reports.clone()).await.expect("record");
+    for (joined, want) in
+        [("back", (true, 60, 55)), ("gone", (false, 50, 56)), ("moved", (true, 62, 63))]
+    {
+        assert_eq!(state(&store, joined).await, want, "{joined}");
+    }
+    assert_eq!(store.node_list().await.expect("list"), ["n", "other"]);
+    let late = vec![report("gone", 5, true, 70, 70)];
+    store.connections_record(late).await.expect("record");
+    assert_eq!(state(&store, "gone").await, (false, 50, 70), "its end has been told of");
+    assert_eq!(store.node_end("n", 80, 9).await.expect("end"), 1, "it may die again");
+    store.connections_record(vec![report("back", 4, true, 90, 1)]).await.expect("record");
+    assert_eq!(state(&store, "back").await, (false, 80, 55), "an older one is no reason");
 }

@@ -7,23 +7,74 @@ use dunlin_model::{ConnectionState, Identity, Session as Kept, Subscriptions};
 use tokio::try_join;
 use tokio_postgres::Row;
 
-use super::rows;
+use super::{PostgresDeviceStore, rows};
 use crate::StoreError;
-use crate::device_store::ConnectionReport;
+use crate::device_store::{ConnectionReport, ConnectionStore};
 use crate::postgres::batch::{Keys, Work};
 use crate::postgres::session::{Fault, Params, Session};
-use crate::postgres::text::{escape_some, unescape};
+use crate::postgres::text::{escape, escape_some, unescape};
 use crate::presence::Epoch;
 
-/// By which lane a call goes: that of its first device, or a fixed one for all devices.
-pub(super) fn device(reports: &[ConnectionReport]) -> Option<&str> {
-    reports.first().map(|first| id(first).map_or("", Identity::device_id))
+fn id(report: &ConnectionReport) -> &Identity {
+    match report {
+        ConnectionReport::State { id, .. } | ConnectionReport::Session { id, .. } => id,
+    }
 }
 
-fn id(report: &ConnectionReport) -> Option<&Identity> {
-    match report {
-        ConnectionReport::State { id, .. } | ConnectionReport::Session { id, .. } => Some(id),
-        ConnectionReport::EndBefore { .. } => None,
+#[async_trait]
+impl ConnectionStore for PostgresDeviceStore {
+    async fn connections_record(
+        &self,
+        reports: Vec<ConnectionReport>,
+    ) -> Result<Vec<Option<Kept>>, StoreError> {
+        // Its lane is that of its first device.
+        let Some(first) = reports.first().map(id) else { return Ok(Vec::new()) };
+        let device = first.device_id().to_owned();
+        self.connections.call(&device, reports).await
+    }
+
+    async fn node_list(&self) -> Result<Vec<String>, StoreError> {
+        // From one node to the next, by the index.
+        let sql = "WITH RECURSIVE held (node) AS (
+                       SELECT min(node) FROM device_state WHERE connected
+                       UNION ALL
+                       SELECT (SELECT min(node) FROM device_state
+                               WHERE connected AND node > held.node)
+                       FROM held WHERE held.node IS NOT NULL)
+                   SELECT node FROM held WHERE node IS NOT NULL";
+        self.postgres
+            .run("node_list", &sql, |session, sql| {
+                Box::pin(async move {
+                    let rows = session.read(sql, &[]).await?;
+                    Ok(rows.iter().map(|row| unescape(row.get(0))).collect())
+                })
+            })
+            .await
+    }
+
+    async fn node_end(&self, node: &str, at: i64, top: usize) -> Result<usize, StoreError> {
+        // The rows are locked in the order of their keys, as everywhere. By the array they are looked
+        // up: how many they are is a parameter, of which the planner expects a tenth of the table.
+        let sql = "WITH dead AS (
+                       SELECT device_id, module_id FROM device_state
+                       WHERE connected AND node = $1
+                       ORDER BY device_id, module_id LIMIT $3 FOR UPDATE),
+                   ended AS (
+                       UPDATE device_state s SET connected = false, connection_updated = $2
+                       FROM dead WHERE s.device_id = ANY (ARRAY(SELECT device_id FROM dead))
+                           AND s.device_id = dead.device_id AND s.module_id = dead.module_id
+                       RETURNING 1)
+                   SELECT count(*) FROM ended";
+        let given = (escape(node), at, i64::try_from(top).unwrap_or(i64::MAX));
+        self.postgres
+            .run("node_end", &given, |session, (node, at, top)| {
+                Box::pin(async move {
+                    let rows = session.write(sql, &[node, at, top]).await?;
+                    let ended: i64 = rows.first().ok_or(Fault::Raced)?.get(0);
+                    Ok(usize::try_from(ended).unwrap_or_default())
+                })
+            })
+            .await
     }
 }
 
@@ -41,29 +92,13 @@ impl Work for Connections {
         calls: &[Vec<ConnectionReport>],
     ) -> Result<Vec<Result<Vec<Option<Kept>>, StoreError>>, Fault> {
         let all: Vec<_> = calls.iter().flatten().collect();
-        let ended = all.iter().filter_map(|report| match report {
-            ConnectionReport::EndBefore { epoch, .. } => Some(*epoch),
-            _ => None,
-        });
-        let ended = ended.max();
-        let mut held = hold(session, &all, ended).await?;
-        let mut answers = Vec::with_capacity(all.len());
-        for report in all {
-            if let ConnectionReport::EndBefore { epoch, at } = report {
-                write(session, &mut held, false).await?;
-                end_before(session, *epoch, *at).await?;
-                for state in held.values_mut() {
-                    state.end_before(*epoch, *at);
-                }
-                answers.push(None);
-            } else {
-                answers.push(id(report).and_then(|id| held.get_mut(id)?.take_in(report)));
-            }
-        }
-        if ended.is_none() && !held.values().any(|state| state.changed) {
-            session.trip(session.rollback()).await?;
+        let mut held = hold(session, &all).await?;
+        let answers: Vec<_> =
+            all.iter().map(|report| held.get_mut(id(report))?.take_in(report)).collect();
+        if held.values().any(|state| state.changed) {
+            write(session, &held).await?;
         } else {
-            write(session, &mut held, true).await?;
+            session.trip(session.rollback()).await?;
         }
         let mut answers = answers.into_iter();
         let of = |call: &Vec<_>| Ok(answers.by_ref().take(call.len()).collect());
@@ -76,6 +111,8 @@ struct State {
     generation_id: String,
     epoch: Epoch,
     connection: ConnectionState,
+    /// Kept until the node has told of the end: of one epoch, what is told after it is older.
+    node: Option<String>,
     session_epoch: Epoch,
     session: Kept,
     changed: bool,
@@ -93,6 +130,7 @@ impl State {
                 updated: row.get("connection_updated"),
                 last_activity: row.get("last_activity"),
             },
+            node: row.get::<_, Option<String>>("node").map(unescape),
             session_epoch: row.get::<_, i64>("session_epoch").cast_unsigned(),
             session: Kept {
                 subscriptions: Subscriptions::from_bits(subscriptions),
@@ -105,19 +143,22 @@ impl State {
     /// What the trait says of one report of this identity.
     fn take_in(&mut self, report: &ConnectionReport) -> Option<Kept> {
         match report {
-            ConnectionReport::State { generation_id, epoch, state, .. }
+            ConnectionReport::State { generation_id, epoch, state, node, .. }
                 if *generation_id == self.generation_id =>
             {
-                let before = (self.epoch, self.connection);
+                let before = (self.epoch, self.connection, self.node.clone());
                 let now = &mut self.connection;
-                // Of two reports of one epoch, "it has ended" is the later one.
-                let ends = *epoch == self.epoch && now.connected && !state.connected;
-                if *epoch > self.epoch || ends {
+                // What has ended for its node alone may come back.
+                let open = *epoch == self.epoch && self.node.is_some();
+                if *epoch > self.epoch || open && now.connected != state.connected {
                     (now.connected, now.updated) = (state.connected, state.updated);
+                }
+                if *epoch > self.epoch || open {
+                    self.node = state.connected.then(|| node.clone());
                 }
                 self.epoch = self.epoch.max(*epoch);
                 now.last_activity = now.last_activity.max(state.last_activity);
-                self.changed |= before != (self.epoch, self.connection);
+                self.changed |= before != (self.epoch, self.connection, self.node.clone());
                 None
             }
             ConnectionReport::Session {
@@ -134,45 +175,25 @@ impl State {
             _ => None,
         }
     }
-
-    /// As the statement of [`end_before`] has done it.
-    fn end_before(&mut self, epoch: Epoch, at: i64) {
-        if self.connection.connected && self.epoch < epoch {
-            (self.connection.connected, self.connection.updated) = (false, at);
-        }
-    }
 }
 
-/// Begins, and locks the rows in the order of their keys, those that `EndBefore` concerns among
-/// them: so no two batches wait for each other.
+/// Begins, and locks the rows in the order of their keys, so that no two batches wait for each other.
 async fn hold(
     session: &Session,
     reports: &[&ConnectionReport],
-    ended: Option<Epoch>,
 ) -> Result<BTreeMap<Identity, State>, Fault> {
-    let all = "SELECT count(*) FROM (
-                   SELECT 1 FROM device_state s
-                   WHERE connected AND epoch < $3 OR EXISTS (
-                       SELECT 1 FROM unnest($1::text[], $2::text[]) AS k (device_id, module_id)
-                       WHERE k.device_id = s.device_id AND k.module_id = s.module_id)
-                   ORDER BY device_id, module_id FOR UPDATE
-               ) locked";
-    let named = "SELECT s.device_id, s.module_id, s.generation_id, s.epoch, s.connected,
-                     s.connection_updated, s.last_activity, s.session_epoch, s.subscriptions,
-                     s.model_id
-                 FROM unnest($1::text[], $2::text[]) AS k (device_id, module_id)
-                     JOIN device_state s USING (device_id, module_id)
-                 ORDER BY s.device_id, s.module_id FOR UPDATE OF s";
-    let (all, named) = (session.prepare(all).await?, session.prepare(named).await?);
-    let wanted: BTreeSet<_> = reports.iter().filter_map(|report| id(report)).collect();
+    let sql = "SELECT s.device_id, s.module_id, s.generation_id, s.epoch, s.connected,
+                   s.connection_updated, s.last_activity, s.node, s.session_epoch,
+                   s.subscriptions, s.model_id
+               FROM unnest($1::text[], $2::text[]) AS k (device_id, module_id)
+                   JOIN device_state s USING (device_id, module_id)
+               ORDER BY s.device_id, s.module_id FOR UPDATE OF s";
+    let lock = session.prepare(sql).await?;
+    let wanted: BTreeSet<_> = reports.iter().map(|report| id(report)).collect();
     let Keys { devices, modules } = wanted.into_iter().collect();
-    let lock_all = async {
-        let Some(ended) = ended else { return Ok(()) };
-        session.query(&all, &[&devices, &modules, &ended.cast_signed()]).await.map(drop)
-    };
     let keys: Params<'_> = &[&devices, &modules];
-    let trip = async { try_join!(biased; session.begin(), lock_all, session.query(&named, keys)) };
-    let (_, _, found) = session.trip(trip).await?;
+    let trip = async { try_join!(biased; session.begin(), session.query(&lock, keys)) };
+    let (_, found) = session.trip(trip).await?;
     let mut held = BTreeMap::new();
     for row in found {
         let id = rows::id(row.get("device_id"), row.get("module_id"))?;
@@ -181,27 +202,16 @@ async fn hold(
     Ok(held)
 }
 
-async fn end_before(session: &Session, epoch: Epoch, at: i64) -> Result<(), Fault> {
-    let sql = "UPDATE device_state SET connected = false, connection_updated = $2
-               WHERE connected AND epoch < $1";
-    let end = session.prepare(sql).await?;
-    session.trip(session.execute(&end, &[&epoch.cast_signed(), &at])).await.map(drop)
-}
-
-/// Writes what has changed so far, and commits if that was all.
-async fn write(
-    session: &Session,
-    held: &mut BTreeMap<Identity, State>,
-    last: bool,
-) -> Result<(), Fault> {
+/// Writes what has changed, and commits.
+async fn write(session: &Session, held: &BTreeMap<Identity, State>) -> Result<(), Fault> {
     let sql = "UPDATE device_state s SET epoch = n.epoch, connected = n.connected,
                    connection_updated = n.connection_updated, last_activity = n.last_activity,
-                   session_epoch = n.session_epoch, subscriptions = n.subscriptions,
-                   model_id = n.model_id
+                   node = n.node, session_epoch = n.session_epoch,
+                   subscriptions = n.subscriptions, model_id = n.model_id
                FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::bigint[],
-                   $6::bigint[], $7::bigint[], $8::bigint[], $9::text[])
+                   $6::bigint[], $7::text[], $8::bigint[], $9::bigint[], $10::text[])
                    AS n (device_id, module_id, epoch, connected, connection_updated,
-                       last_activity, session_epoch, subscriptions, model_id)
+                       last_activity, node, session_epoch, subscriptions, model_id)
                WHERE s.device_id = n.device_id AND s.module_id = n.module_id";
     let update = session.prepare(sql).await?;
     let changed: Vec<_> = held.iter().filter(|(_, state)| state.changed).collect();
@@ -209,27 +219,18 @@ async fn write(
     fn column<'a, T>(rows: &[(&Identity, &'a State)], of: impl Fn(&'a State) -> T) -> Vec<T> {
         rows.iter().map(|(_, state)| of(state)).collect()
     }
-    let writes = async {
-        if changed.is_empty() {
-            return Ok(());
-        }
-        let params: Params<'_> = &[
-            &devices,
-            &modules,
-            &column(&changed, |state| state.epoch.cast_signed()),
-            &column(&changed, |state| state.connection.connected),
-            &column(&changed, |state| state.connection.updated),
-            &column(&changed, |state| state.connection.last_activity),
-            &column(&changed, |state| state.session_epoch.cast_signed()),
-            &column(&changed, |state| i64::from(state.session.subscriptions.bits())),
-            &column(&changed, |state| escape_some(state.session.model_id.as_ref())),
-        ];
-        session.execute(&update, params).await.map(drop)
-    };
-    let commit = async { if last { session.commit().await } else { Ok(()) } };
-    session.trip(async { try_join!(biased; writes, commit) }).await?;
-    for state in held.values_mut() {
-        state.changed = false;
-    }
-    Ok(())
+    let params: Params<'_> = &[
+        &devices,
+        &modules,
+        &column(&changed, |state| state.epoch.cast_signed()),
+        &column(&changed, |state| state.connection.connected),
+        &column(&changed, |state| state.connection.updated),
+        &column(&changed, |state| state.connection.last_activity),
+        &column(&changed, |state| escape_some(state.node.as_ref())),
+        &column(&changed, |state| state.session_epoch.cast_signed()),
+        &column(&changed, |state| i64::from(state.session.subscriptions.bits())),
+        &column(&changed, |state| escape_some(state.session.model_id.as_ref())),
+    ];
+    let writes = async { try_join!(biased; session.execute(&update, params), session.commit()) };
+    session.trip(writes).await.map(drop)
 }

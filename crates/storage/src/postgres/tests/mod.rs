@@ -101,13 +101,16 @@ async fn an_older_schema_is_migrated_with_what_it_holds() {
          INSERT INTO schema_version VALUES (1);
          INSERT INTO identity VALUES ('d', '', 'g', 'e', 'enabled', NULL, 5, 'sas', '', NULL, 7,
              false, NULL, '', NULL);
-         INSERT INTO device_state VALUES ('d', '', 'g')",
+         INSERT INTO device_state VALUES ('d', '', 'g', 5, true, 1, 1)",
         place.schema
     );
     old.batch_execute(&sql).await.expect("schema 1");
     let stores = Stores::on(place.open().await);
     let device = stores.devices.identity_get(&id("d")).await.expect("get").expect("it is there");
     assert_eq!((device.generation_id.as_str(), device.auth_version), ("g", 7));
+    // Step 3 knows nobody who held a connection: it is ended as a dead node's would be.
+    assert_eq!(stores.devices.node_list().await.expect("list"), [""]);
+    assert_eq!(stores.devices.node_end("", 9, 9).await.expect("end"), 1);
     // Step 2 gives a queue to who was there before.
     stores.queue.command_send("d", command("1"), NOW, &rules()).await.expect("send");
 }
@@ -135,6 +138,7 @@ async fn an_operation_takes_as_many_round_trips_as_it_says() {
         generation_id: "generation of d".into(),
         epoch: 5,
         state: dunlin_model::ConnectionState { connected: true, updated: 1, last_activity: 1 },
+        node: "n".into(),
     };
     let tokens = || vec![dunlin_model::command::LockToken::from_bytes([7; 16])];
     let mut before = stores.trips();
@@ -149,6 +153,10 @@ async fn an_operation_takes_as_many_round_trips_as_it_says() {
     took("connect: its state", 2);
     stores.devices.connections_record(vec![connected()]).await.expect("record");
     took("what is known already", 2);
+    stores.devices.node_list().await.expect("list");
+    took("reaper: a look", 1);
+    assert_eq!(stores.devices.node_end("n", 9, 9).await.expect("end"), 1);
+    took("reaper: a piece", 1);
     stores.report("d", 1).await.expect("report");
     took("reported patch", 2);
     stores.twins.twin_get(&d).await.expect("get");

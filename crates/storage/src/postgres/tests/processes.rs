@@ -69,6 +69,7 @@ async fn a_device_takes_all_along_whatever_is_under_way() {
                 generation_id: format!("generation of {device}"),
                 epoch: 1,
                 state: dunlin_model::ConnectionState::default(),
+                node: "n".into(),
             };
             passing(other.devices.connections_record(vec![state]).await.map(drop));
             let sent = other.queue.command_send(device, command("1"), NOW, &rules).await;

@@ -41,6 +41,7 @@ conforms!(
     concurrent_releases_give_up_their_own_only,
     a_revocation_refuses_older_claims,
     a_node_lives_once_it_says_so,
+    a_lease_has_one_holder,
     what_is_missing_is_restored_and_what_is_newer_stays,
 );
 
@@ -86,4 +87,17 @@ async fn a_node_that_says_no_more_is_dead() {
     tokio::time::advance(NODE_LEASE).await;
     assert!(!presence.node_lives("gateway").await.expect("lives"));
     assert_eq!(presence.node_renew("gateway").await.expect("renew"), Renewed::Lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_not_kept_is_free() {
+    let presence = MemoryPresence::new(1);
+    assert!(presence.lease_take("reaper", "one").await.expect("take"));
+    tokio::time::advance(NODE_LEASE / 2).await;
+    assert!(presence.lease_take("reaper", "one").await.expect("keep"));
+    tokio::time::advance(NODE_LEASE / 2).await;
+    assert!(!presence.lease_take("reaper", "two").await.expect("take"), "one has kept it");
+    tokio::time::advance(NODE_LEASE / 2).await;
+    assert!(presence.lease_take("reaper", "two").await.expect("take"));
+    assert!(!presence.lease_take("reaper", "one").await.expect("take"), "it is two's now");
 }

@@ -4,7 +4,7 @@ use dunlin_model::Identity;
 
 use super::redis_kit::{Redis, Server, of_the_run, variable};
 use crate::StoreError;
-use crate::presence::{Claim, Epoch, Holder, Presence, RedisPresence, Renewed};
+use crate::presence::{Claim, Epoch, Holder, NODE_LEASE, Presence, RedisPresence, Renewed};
 
 fn id() -> Identity {
     Identity::device("d").expect("an id")
@@ -99,6 +99,35 @@ async fn epochs_go_on_above_what_a_restart_forgot() {
     assert!(former.is_some_and(|former| former.epoch < last));
     assert!(next > last, "{next:#x} is not above {last:#x}");
     assert_eq!(presence.node_renew("gateway").await.expect("renew"), Renewed::Lost);
+}
+
+#[tokio::test]
+async fn leases_end_by_themselves() {
+    let server = Server::start().await;
+    let presence = Redis::new(&server.url()).presence().await;
+    presence.node_renew("gateway").await.expect("renew");
+    assert!(presence.lease_take("reaper", "one").await.expect("take"));
+    for (kind, name) in [("node", "gateway"), ("lease", "reaper")] {
+        let left = server.tell(&["PTTL", &presence.key(kind, name)]).await.expect("a time");
+        let redis::Value::Int(left) = left else { panic!("{left:?}") };
+        assert!(left > 0 && left <= NODE_LEASE.as_millis() as i64, "{kind}: {left}");
+    }
+    server.tell(&["DEL", &presence.key("lease", "reaper")]).await.expect("as if it had ended");
+    assert!(presence.lease_take("reaper", "two").await.expect("take"));
+    assert!(!presence.lease_take("reaper", "one").await.expect("take"));
+}
+
+#[tokio::test]
+async fn an_operation_is_one_round_trip() {
+    let presence = Redis::new(&of_the_run()).presence().await;
+    let (epoch, _) = claim(&presence, "gateway").await;
+    assert_eq!(presence.round_trips(), [("claim", 2)].into(), "the first takes a generation");
+    claim(&presence, "gateway").await;
+    presence.holder(&id()).await.expect("holder");
+    presence.release(&id(), epoch).await.expect("release");
+    presence.restore("gateway", &[(id(), epoch)]).await.expect("restore");
+    let want = [("claim", 3), ("holder", 1), ("release", 1), ("restore", 1)];
+    assert_eq!(presence.round_trips(), want.into());
 }
 
 #[tokio::test]

@@ -1,0 +1,67 @@
+//! Redis, for who wants to kill or empty it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::process::{Process, free_port};
+
+/// A redis-server of one test.
+pub struct Server {
+    process: Process,
+    pub port: u16,
+    folder: TempDir,
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let port = free_port();
+        let process = spawn(folder.path(), port);
+        let server = Self { process, port, folder };
+        server.answers().await;
+        server
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// One command, by a connection of its own.
+    pub async fn tell(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
+        let client = redis::Client::open(self.url())?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        let (name, args) = words.split_first().expect("a command");
+        redis::cmd(name).arg(args).query_async(&mut connection).await
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on what it left behind.
+    pub async fn start_again(&mut self) {
+        self.process = spawn(self.folder.path(), self.port);
+        self.answers().await;
+    }
+
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    async fn answers(&self) {
+        let mut look = tokio::time::interval(Duration::from_millis(5));
+        while self.tell(&["PING"]).await.is_err() {
+            look.tick().await;
+        }
+    }
+}
+
+fn spawn(folder: &Path, port: u16) -> Process {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+    Process::start(command.current_dir(folder))
+}
