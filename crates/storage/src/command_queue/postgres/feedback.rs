@@ -186,9 +186,9 @@ async fn forget_old(session: &Session, now: i64, rules: &FeedbackRules) -> Resul
     let batches = "DELETE FROM feedback_batch b WHERE (lock_token IS NULL OR lock_until <= $1)
                        AND NOT EXISTS (SELECT 1 FROM feedback WHERE batch = b.id)";
     let (records, batches) = (session.prepare(records).await?, session.prepare(batches).await?);
-    let old: Params<'_> = &[&(now - rules.ttl), &now];
+    let (old, over): (Params<'_>, Params<'_>) = (&[&(now - rules.ttl), &now], &[&now]);
     let trip = async {
-        try_join!(biased; session.execute(&records, old), session.execute(&batches, &[&now]))
+        try_join!(biased; session.execute(&records, old), session.execute(&batches, over))
     };
     session.trip(trip).await.map(drop)
 }
