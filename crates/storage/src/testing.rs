@@ -4,8 +4,11 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{Client, RedisResult, cmd};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::OnceCell;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::NoTls;
 
 use crate::event_log;
 
@@ -32,7 +35,7 @@ pub fn variable(name: &str) -> String {
 }
 
 /// A connection beside whatever is tested.
-pub(crate) async fn administrator() -> Client {
+pub(crate) async fn administrator() -> tokio_postgres::Client {
     let (client, connection) =
         tokio_postgres::connect(&variable(POSTGRES), NoTls).await.expect("the Postgres server");
     tokio::spawn(connection);
@@ -66,8 +69,10 @@ impl Place {
     /// A hub on these tables can be told from others by its application name.
     pub fn postgres(&self) -> String {
         let name = &self.name;
-        let options = format!("application_name={name}&options=-c%20search_path%3D{name}");
-        with(&variable(POSTGRES), &options)
+        // Nothing in it is to outlive the server: a commit need not wait for its disk.
+        let settings = format!("-c search_path={name} -c synchronous_commit=off");
+        let settings = utf8_percent_encode(&settings, NON_ALPHANUMERIC);
+        with(&variable(POSTGRES), &format!("application_name={name}&options={settings}"))
     }
 
     pub fn redis(&self) -> String {
@@ -84,25 +89,36 @@ impl Place {
 
     /// Once nobody uses it any more.
     pub async fn remove(self) {
-        event_log::remove(&self.kafka()).await.expect("its topics go");
+        let topics = self.topics().await;
+        if !topics.is_empty() {
+            event_log::topics_remove(&self.kafka(), &topics).await.expect("its topics go");
+        }
         self.remove_keys().await.expect("its keys go");
         let sql = format!("DROP SCHEMA {} CASCADE", self.name);
         administrator().await.batch_execute(&sql).await.expect("its schema goes");
     }
 
-    /// All that Redis keeps here, as a flush would.
-    pub async fn remove_keys(&self) -> ::redis::RedisResult<()> {
+    async fn topics(&self) -> Vec<String> {
+        event_log::topics(&self.kafka()).await.expect("Kafka's topics")
+    }
+
+    /// All that Redis keeps here, and a connection to it.
+    async fn keys(&self) -> RedisResult<(MultiplexedConnection, Vec<String>)> {
         let url = variable(REDIS);
         let server = url.split('?').next().unwrap_or_default();
-        let mut connection =
-            ::redis::Client::open(server)?.get_multiplexed_async_connection().await?;
+        let mut connection = Client::open(server)?.get_multiplexed_async_connection().await?;
         let pattern = format!("{}:*", self.name);
-        let keys: Vec<String> =
-            ::redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await?;
-        if !keys.is_empty() {
-            ::redis::cmd("UNLINK").arg(keys).exec_async(&mut connection).await?;
+        let keys = cmd("KEYS").arg(pattern).query_async(&mut connection).await?;
+        Ok((connection, keys))
+    }
+
+    /// As a flush would.
+    pub async fn remove_keys(&self) -> RedisResult<()> {
+        let (mut connection, keys) = self.keys().await?;
+        if keys.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        cmd("UNLINK").arg(keys).exec_async(&mut connection).await
     }
 }
 
@@ -123,4 +139,59 @@ async fn sweep() {
 fn millis() -> u128 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.expect("a time after 1970").as_millis()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use dunlin_model::Identity;
+
+    use super::*;
+    use crate::device_store::{DeviceStore, PostgresDeviceStore};
+    use crate::event_log::{KafkaLog, KafkaLogConfig};
+    use crate::postgres::{Postgres, PostgresConfig};
+    use crate::presence::{Presence, RedisPresence};
+
+    /// How many schemas, keys and topics there are of it.
+    async fn found(place: &Place) -> (i64, usize, usize) {
+        let sql = "SELECT count(*) FROM pg_namespace WHERE nspname = $1";
+        let row = administrator().await.query_one(sql, &[&place.name]).await.expect("schemas");
+        let keys = place.keys().await.expect("keys").1.len();
+        (row.get(0), keys, place.topics().await.len())
+    }
+
+    async fn used(place: &Place) {
+        let postgres = Postgres::open(&PostgresConfig::new(place.postgres())).await.expect("open");
+        let devices: Arc<dyn DeviceStore> = Arc::new(PostgresDeviceStore::new(&postgres));
+        let presence = RedisPresence::open(&place.redis(), devices).await.expect("open");
+        let id = Identity::device("d").expect("an id");
+        presence.claim(&id, "node", 1).await.expect("claimed");
+        KafkaLog::open(&place.kafka(), KafkaLogConfig::default()).await.expect("open");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_place_goes_with_all_that_is_in_it() {
+        let (place, other) = (Place::create().await, Place::create().await);
+        used(&place).await;
+        used(&other).await;
+        assert_eq!((found(&place).await, found(&other).await), ((1, 1, 1), (1, 1, 1)));
+        let name = place.name.clone();
+        place.remove().await;
+        assert_eq!((found(&Place { name }).await, found(&other).await), ((0, 0, 0), (1, 1, 1)));
+        other.remove().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_old_is_swept_away_and_nothing_else() {
+        let young = Place::create().await;
+        let made = millis() - OLD.as_millis() - 1;
+        let old = Place { name: format!("{BEGIN}{made:0DIGITS$x}p1n{}", std::process::id()) };
+        let sql = format!("CREATE SCHEMA {}", old.name);
+        administrator().await.batch_execute(&sql).await.expect("a schema");
+        used(&old).await;
+        sweep().await;
+        assert_eq!((found(&old).await, found(&young).await), ((0, 0, 0), (1, 0, 0)));
+        young.remove().await;
+    }
 }

@@ -178,7 +178,8 @@ pub trait CommandQueue: Send + Sync + 'static {
     async fn command_count(&self, device: &str, now: i64, rules: &Rules)
     -> Result<u32, StoreError>;
 
-    /// Ends what time has ended, of up to `most` devices, and feedback that is too old.
+    /// Ends what time has ended, of up to `most` devices, and drops feedback that is too old. A lock
+    /// of feedback ends for who asks.
     async fn command_sweep(
         &self,
         most: usize,

@@ -180,7 +180,7 @@ impl CommandQueue for SqliteCommandQueue {
                     swept.returned.push(device);
                 }
             }
-            feedback::look(db, now, &rules.feedback)?;
+            feedback::forget_old(db, now, &rules.feedback)?;
             Ok(swept)
         };
         self.sqlite.write(sweep).await

@@ -72,6 +72,7 @@ conforms!(
     a_record_has_every_field,
     a_batch_is_full_or_ripe,
     a_batch_is_read_under_a_lock,
+    a_sweep_ends_no_lock_of_feedback,
     old_feedback_goes,
     feedback_goes_with_its_device,
 );

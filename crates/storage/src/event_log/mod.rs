@@ -13,8 +13,8 @@ mod kafka;
 mod partitioner;
 mod segment;
 
-pub(crate) use kafka::remove;
 pub use kafka::{KafkaLog, KafkaLogConfig};
+pub(crate) use kafka::{topics, topics_remove};
 pub use partitioner::partition_of;
 pub use segment::{SegmentLog, SegmentLogConfig, SegmentLogError};
 

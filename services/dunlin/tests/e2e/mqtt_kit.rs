@@ -212,10 +212,14 @@ pub fn deliver<'a>(
 
 /// The first `count` events of a device and its modules. It waits for them.
 pub async fn events(hub: &TestHub, device: &str, count: usize) -> Vec<Event> {
+    events_from(hub, device, 0, count).await
+}
+
+/// The first `count` at this offset or behind it.
+pub async fn events_from(hub: &TestHub, device: &str, mut from: u64, count: usize) -> Vec<Event> {
     let log = &hub.stores().events;
     let partition = partition_of(device.as_bytes(), log.partitions());
     let mut events: Vec<Event> = Vec::new();
-    let mut from = 0;
     let all = async {
         while events.len() < count {
             let limit = ReadLimit { records: 1_000, bytes: 1 << 20 };

@@ -128,6 +128,18 @@ pub async fn a_batch_is_read_under_a_lock(stores: Stores) {
     assert_eq!(stores.feedback(8, NOW).await, None);
 }
 
+pub async fn a_sweep_ends_no_lock_of_feedback(stores: Stores) {
+    stores.create("d").await;
+    stores.purged(4, NOW).await;
+    stores.feedback(0, NOW).await.expect("full");
+    let short = Command { expires: Some(NOW + 9), ..command("") };
+    stores.send("d", short, NOW).await.expect("send");
+    stores.sweep(NOW + MINUTE).await;
+    assert_eq!(stores.count(NOW).await, 0, "there was something to look at");
+    // The clock was set back. So the lock ends for who asks later, and for nobody else.
+    assert!(stores.feedback_settle(0, Disposition::Complete, NOW).await);
+}
+
 pub async fn old_feedback_goes(stores: Stores) {
     stores.create("d").await;
     stores.purged(5, NOW).await;

@@ -283,9 +283,6 @@ impl Model {
         let mut got = got.as_ref().expect("sweep").clone();
         got.returned.sort();
         assert_eq!(got, want);
-        if want.looked > 0 {
-            self.look_at_feedback(now, &rules.feedback);
-        }
     }
 
     pub fn purged(&mut self, device: &str, now: i64, rules: &Rules, got: &Result<u32, StoreError>) {

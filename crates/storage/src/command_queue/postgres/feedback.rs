@@ -40,7 +40,7 @@ pub(super) async fn settle(
     settle.await
 }
 
-/// Ends what time has ended.
+/// Drops what is too old. A lock ends when somebody asks.
 pub(super) async fn sweep(
     postgres: &Postgres,
     now: i64,
@@ -53,7 +53,8 @@ pub(super) async fn sweep(
             if session.read(sql, &[&(*now - rules.ttl)]).await?.is_empty() {
                 return Ok(());
             }
-            look(session, *now, rules).await?;
+            begin(session).await?;
+            forget_old(session, *now, rules).await?;
             session.trip(session.commit()).await
         })
     });
@@ -135,15 +136,19 @@ async fn end(
 
 /// Begins, takes the one lock, and ends what time has ended. Returns the number of the last batch.
 async fn look(session: &Session, now: i64, rules: &FeedbackRules) -> Result<i64, Fault> {
-    let lock = "SELECT value FROM sequence WHERE name = 'feedback_batch' FOR UPDATE";
-    let lock = session.prepare(lock).await?;
-    let trip = async { try_join!(biased; session.begin(), session.query(&lock, &[])) };
-    let (_, last) = session.trip(trip).await?;
-    let last = last.first().map(|row| row.get(0)).ok_or(Fault::Raced)?;
+    let last = begin(session).await?;
     let most = i64::from(rules.max_delivery_count);
     put_back(session, "lock_token IS NOT NULL AND lock_until <= $1", now, most).await?;
     forget_old(session, now, rules).await?;
     Ok(last)
+}
+
+async fn begin(session: &Session) -> Result<i64, Fault> {
+    let lock = "SELECT value FROM sequence WHERE name = 'feedback_batch' FOR UPDATE";
+    let lock = session.prepare(lock).await?;
+    let trip = async { try_join!(biased; session.begin(), session.query(&lock, &[])) };
+    let (_, last) = session.trip(trip).await?;
+    last.first().map(|row| row.get(0)).ok_or(Fault::Raced)
 }
 
 /// Batches that nobody has any more: those that have been handed out in vain too often, once more
@@ -178,12 +183,13 @@ async fn forget_old(session: &Session, now: i64, rules: &FeedbackRules) -> Resul
     let records = "DELETE FROM feedback WHERE enqueued <= $1 AND (batch IS NULL OR batch NOT IN
                        (SELECT id FROM feedback_batch
                         WHERE lock_token IS NOT NULL AND lock_until > $2))";
-    let batches = "DELETE FROM feedback_batch b WHERE lock_token IS NULL
+    let batches = "DELETE FROM feedback_batch b WHERE (lock_token IS NULL OR lock_until <= $1)
                        AND NOT EXISTS (SELECT 1 FROM feedback WHERE batch = b.id)";
     let (records, batches) = (session.prepare(records).await?, session.prepare(batches).await?);
-    let old: Params<'_> = &[&(now - rules.ttl), &now];
-    let trip =
-        async { try_join!(biased; session.execute(&records, old), session.execute(&batches, &[])) };
+    let (old, over): (Params<'_>, Params<'_>) = (&[&(now - rules.ttl), &now], &[&now]);
+    let trip = async {
+        try_join!(biased; session.execute(&records, old), session.execute(&batches, over))
+    };
     session.trip(trip).await.map(drop)
 }
 

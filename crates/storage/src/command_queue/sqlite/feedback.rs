@@ -60,7 +60,7 @@ pub(super) fn settle(
 }
 
 /// Ends what time has ended.
-pub(super) fn look(db: &Connection, now: i64, rules: &FeedbackRules) -> Result<(), StoreError> {
+fn look(db: &Connection, now: i64, rules: &FeedbackRules) -> Result<(), StoreError> {
     let sql = "SELECT id, delivery_count FROM feedback_batch
                WHERE lock_token IS NOT NULL AND lock_until <= ?1";
     let mut over = db.prepare_cached(sql)?;
@@ -74,14 +74,18 @@ pub(super) fn look(db: &Connection, now: i64, rules: &FeedbackRules) -> Result<(
 
 /// Drops records that are too old, unless somebody has them, and batches without any. A batch whose
 /// devices went while somebody had it stays: he may complete it.
-fn forget_old(db: &Connection, now: i64, rules: &FeedbackRules) -> Result<(), StoreError> {
+pub(super) fn forget_old(
+    db: &Connection,
+    now: i64,
+    rules: &FeedbackRules,
+) -> Result<(), StoreError> {
     let sql = "DELETE FROM feedback WHERE enqueued <= ?1 AND (batch IS NULL OR batch NOT IN
                    (SELECT id FROM feedback_batch WHERE lock_token IS NOT NULL AND lock_until > ?2))";
     db.prepare_cached(sql)?.execute(params![now - rules.ttl, now])?;
     let sql = "DELETE FROM feedback_batch
-               WHERE lock_token IS NULL
+               WHERE (lock_token IS NULL OR lock_until <= ?1)
                    AND NOT EXISTS (SELECT 1 FROM feedback WHERE batch = feedback_batch.id)";
-    db.prepare_cached(sql)?.execute([])?;
+    db.prepare_cached(sql)?.execute([now])?;
     Ok(())
 }
 

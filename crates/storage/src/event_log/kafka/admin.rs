@@ -1,12 +1,11 @@
 //! Topics: made with their partitions, or found to have them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::{Instant, interval, timeout_at};
 
@@ -155,24 +154,31 @@ async fn create(place: &Place, config: &KafkaLogConfig, topic: &str) -> Result<(
     Ok(())
 }
 
-/// Deletes every topic under the URL's prefix, and so what groups have committed of it.
-pub(crate) async fn remove(url: &str) -> Result<(), StoreError> {
-    let place = Place::parse(url)?;
+/// For tests: asks, and removes. One for all, since its end takes a tenth of a second.
+fn administrator(place: &Place) -> Result<&'static AdminClient<Logged>, StoreError> {
+    static ADMIN: OnceLock<AdminClient<Logged>> = OnceLock::new();
+    if let Some(admin) = ADMIN.get() {
+        return Ok(admin);
+    }
     let admin = AdminClient::from_config_and_context(&place.client, Logged).map_err(unavailable)?;
-    let removing = async {
-        let metadata = admin.inner().fetch_metadata(None, ANSWER).map_err(unavailable)?;
-        let topics = metadata.topics().iter().map(MetadataTopic::name);
-        let own: Vec<_> = topics.filter(|name| name.starts_with(&place.name(""))).collect();
-        // It takes no list without one.
-        if own.is_empty() {
-            return Ok(());
-        }
-        let deleted = admin.delete_topics(&own, &AdminOptions::new()).await;
-        let refused = deleted.map_err(unavailable)?.into_iter().find_map(Result::err);
-        refused.map_or(Ok(()), |(_, code)| Err(unavailable(code)))
-    };
-    let removed = removing.await;
-    // It waits for a thread of its own.
-    tokio::task::spawn_blocking(move || drop(admin));
-    removed
+    Ok(ADMIN.get_or_init(|| admin))
+}
+
+/// Every topic under the URL's prefix.
+pub(crate) async fn topics(url: &str) -> Result<Vec<String>, StoreError> {
+    let place = Place::parse(url)?;
+    let admin = administrator(&place)?;
+    let metadata = blocking(|| admin.inner().fetch_metadata(None, ANSWER)).await;
+    let metadata = metadata.map_err(unavailable)?;
+    let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+    Ok(names.filter(|name| name.starts_with(&place.name(""))).collect())
+}
+
+/// Deletes them, and so what groups have committed of them.
+pub(crate) async fn topics_remove(url: &str, topics: &[String]) -> Result<(), StoreError> {
+    let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+    let admin = administrator(&Place::parse(url)?)?;
+    let deleted = admin.delete_topics(&topics, &AdminOptions::new()).await;
+    let refused = deleted.map_err(unavailable)?.into_iter().find_map(Result::err);
+    refused.map_or(Ok(()), |(_, code)| Err(unavailable(code)))
 }

@@ -34,7 +34,7 @@ mod reader;
 mod tests;
 mod url;
 
-pub(crate) use admin::remove;
+pub(crate) use admin::{topics, topics_remove};
 use context::Logged;
 use groups::Groups;
 use pending::{Pending, Topic};
