@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use dunlin::test_hub::TestHub;
+use dunlin::test_hub::{Setup, TestHub};
 use serde_json::Value;
 
 use crate::observed_kit::{day, metrics_after_the_day, scraped};
@@ -27,8 +27,18 @@ const REAPER: [&str; 3] = ["lease_take", "node_list", "node_end"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_tells_the_same_as_several() {
+    both_tell_the_same([Setup::all_in_one(), Setup::split()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_tells_the_same_as_several_on_servers() {
+    both_tell_the_same([Setup::all_in_one().on_servers(), Setup::split().on_servers()]).await;
+}
+
+async fn both_tell_the_same(setups: [Setup; 2]) {
     let mut shapes = Vec::new();
-    for hub in [TestHub::all_in_one().await, TestHub::split().await] {
+    for setup in setups {
+        let hub = TestHub::start(setup).await;
         day(&hub).await;
         shapes.push(metrics_after_the_day(&hub).await);
         hub.stop().await;

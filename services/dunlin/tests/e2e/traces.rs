@@ -18,21 +18,19 @@ fn traced(setup: Setup, endpoint: String, sample_ratio: f64) -> Setup {
     Setup { edit, ..setup }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_request_is_one_trace_in_one_process() {
-    each_request_is_one_trace(Setup::all_in_one(), |_| {
-        "gateway,registry,twins,methods,c2d,api".to_owned()
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_request_is_one_trace_across_processes() {
-    each_request_is_one_trace(Setup::split(), str::to_owned).await;
-}
-
-/// `process`: of which roles the process is that has this one.
-async fn each_request_is_one_trace(setup: Setup, process: fn(&str) -> String) {
+in_every_way!(
+    each_request_is_one_trace,
+    super::super::each_request_is_one_trace,
+    all_in_one,
+    split
+);
+async fn each_request_is_one_trace(setup: Setup) {
+    let together = setup.nodes.len() == 1;
+    // The roles of the process that has this one.
+    let process = |role: &'static str| match together {
+        true => "gateway,registry,twins,methods,c2d,api",
+        false => role,
+    };
     let receiver = Receiver::start().await;
     let hub = TestHub::start(traced(setup, format!("http://{}", receiver.address), 1.0)).await;
     let owner = hub.owner_connection_string().key.to_base64();
@@ -42,7 +40,7 @@ async fn each_request_is_one_trace(setup: Setup, process: fn(&str) -> String) {
     let spans = receiver.spans();
 
     // Both sides of a call, then what the other does for it.
-    let path = |steps: &[(&str, &str)]| {
+    let path = |steps: &[(&'static str, &'static str)]| {
         let names: Vec<_> = steps.iter().map(|(_, name)| *name).collect();
         let path = spans.path(&names);
         for (one, (role, name)) in path.iter().zip(steps) {
