@@ -156,6 +156,32 @@ def test_compose_agrees_with_the_configuration(old, new, fault):
     assert fault in "\n".join(deploy.compose_faults(planted(compose, old, new), refused))
 
 
+def stopped_by(compose, folder):
+    """What each role of the cluster ends with as Compose starts it, on a machine without servers."""
+    said = {}
+    for name, service in deploy.hubs(yaml.safe_load(compose)).items():
+        if service["profiles"] == ["cluster"]:
+            given = deploy.image_environment() | deploy.environment(service) | {"DUNLIN__HUB__DATA": str(folder / name)}
+            ended = run("unshare", "--net", str(BINARIES / "dunlin"), *service["command"], env=given)
+            assert ended.returncode == 1, ended.stdout
+            said[name] = ended.stdout
+    return said
+
+
+@pytest.mark.parametrize("old, new, fault", [
+    ("  DUNLIN__MESH__LISTEN: 0.0.0.0:9700\n", "", "mesh.listen is empty"),
+    ("DUNLIN__STORES__PRESENCE: redis:", "DUNLIN__STORES__PRESENCE: 'memory:' #", "stores.presence"),
+])
+def test_every_role_of_the_cluster_comes_as_far_as_its_servers(old, new, fault, tmp_path):
+    compose = deploy.text("docker-compose.yml")
+    said = stopped_by(compose, tmp_path)
+    assert len(said) == 7
+    for name, ended in said.items():
+        assert "cannot use Postgres at postgres:5432/dunlin" in ended, f"{name}: {ended}"
+    for name, ended in stopped_by(planted(compose, old, new), tmp_path).items():
+        assert fault in ended, f"{name}: {ended}"
+
+
 def test_the_default_profile_is_the_hub_in_one_container():
     profile = dict(line.split("=") for line in deploy.text(".env").splitlines() if not line.startswith("#"))
     services = yaml.safe_load(deploy.text("docker-compose.yml"))["services"]

@@ -2,11 +2,15 @@
 //! docs/measurements.md says what each figure means and what it leaves out.
 
 mod c2d;
+mod cluster;
+mod connect;
 mod https;
 mod idle;
+mod latency;
 mod method;
 mod moving;
 mod peers;
+mod postgres;
 mod publish;
 mod registry;
 mod sqlite;
@@ -26,8 +30,10 @@ use crate::{Result, process, workspace};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     C2d,
+    Connect,
     Https,
     Idle,
+    Latency,
     Method,
     Move,
     Publish,
@@ -39,7 +45,12 @@ enum What {
 impl What {
     /// Whether it works for so many seconds a turn.
     fn is_timed(self) -> bool {
-        !matches!(self, Self::Idle | Self::Move | Self::Registry | Self::Start)
+        !matches!(self, Self::Connect | Self::Idle | Self::Move | Self::Registry | Self::Start)
+    }
+
+    /// Whether it can be asked of a cluster. What is always asked of one is not told so.
+    fn is_for_clusters(self) -> bool {
+        matches!(self, Self::C2d | Self::Method | Self::Publish | Self::Twin)
     }
 }
 
@@ -56,14 +67,18 @@ pub struct Options {
     websocket: bool,
     /// Devices show a certificate instead of a token.
     x509: bool,
+    /// Of `cargo xtask cluster up` in place of `dunlin up`.
+    cluster: bool,
 }
 
 impl Options {
     pub fn parse(args: &[String]) -> Result<Self> {
         let (what, rest) = match args.split_first().map(|(what, rest)| (what.as_str(), rest)) {
             Some(("c2d", rest)) => (What::C2d, rest),
+            Some(("connect", rest)) => (What::Connect, rest),
             Some(("https", rest)) => (What::Https, rest),
             Some(("idle", rest)) => (What::Idle, rest),
+            Some(("latency", rest)) => (What::Latency, rest),
             Some(("method", rest)) => (What::Method, rest),
             Some(("move", rest)) => (What::Move, rest),
             Some(("publish", rest)) => (What::Publish, rest),
@@ -72,7 +87,8 @@ impl Options {
             Some(("twin", rest)) => (What::Twin, rest),
             _ => {
                 return Err(
-                    "bench takes one of c2d, https, idle, method, move, publish, registry, start, twin"
+                    "bench takes one of c2d, connect, https, idle, latency, method, move, publish, \
+                     registry, start, twin"
                         .into(),
                 );
             }
@@ -85,6 +101,7 @@ impl Options {
             pin: false,
             websocket: false,
             x509: false,
+            cluster: false,
         };
         let mut rest = rest.iter();
         while let Some(arg) = rest.next() {
@@ -97,6 +114,10 @@ impl Options {
                 ("--rounds", _) => &mut options.rounds,
                 ("--websocket", What::Idle) => {
                     options.websocket = true;
+                    continue;
+                }
+                ("--cluster", what) if what.is_for_clusters() => {
+                    options.cluster = true;
                     continue;
                 }
                 ("--x509", What::Idle) => {
@@ -118,12 +139,20 @@ pub fn run(options: &Options) -> Result<bool> {
     if !process::run_shown(&mut build)? {
         return Ok(false);
     }
+    if options.what == What::Latency {
+        let peer = ["build", "--release", "-p", "dunlin-storage", "--example", latency::PRODUCER];
+        if !process::run_shown(&mut cargo(&peer)?)? {
+            return Ok(false);
+        }
+    }
     let bench = Bench::new(options.pin)?;
     println!("{}", machine());
     let outcome = match options.what {
         What::C2d => c2d::run(&bench, options),
+        What::Connect => connect::run(&bench, options),
         What::Https => https::run(&bench, options),
         What::Idle => idle::run(&bench, options),
+        What::Latency => latency::run(&bench, options),
         What::Method => method::run(&bench, options),
         What::Move => moving::run(&bench, options),
         What::Publish => publish::run(&bench, options),
@@ -267,12 +296,16 @@ mod tests {
             pin: true,
             websocket: false,
             x509: false,
+            cluster: false,
         };
         assert_eq!(options, Ok(want));
         assert!(parsed("idle --websocket").is_ok_and(|options| options.websocket));
         assert!(parsed("idle --x509").is_ok_and(|options| options.x509));
+        assert!(parsed("twin --cluster").is_ok_and(|options| options.cluster));
         for line in [
             "",
+            "idle --cluster",
+            "connect --seconds 1",
             "fast",
             "idle --seconds 1",
             "start --pin",

@@ -27,9 +27,10 @@ cargo xtask COMMAND
       fmt       cargo fmt --all --check
       clippy    cargo clippy --workspace --all-targets -- -D warnings
       cargo     cargo test --workspace (the repository's rules among them: cargo test -p xtask)
-      sdk       the official SDKs and OpenSSL against target/debug/dunlin, in a network namespace of its own
+      sdk       the official SDKs and OpenSSL against target/debug/dunlin, as one process and as a cluster, each in a
+                network namespace of its own
     --only STEP   that step alone; sdk prepares first
-    -- ARGS       handed to the step's own tool: cargo xtask test --only sdk -- -k renewal
+    -- ARGS       handed to the step's own tool: cargo xtask test --only sdk -- -k renewal [--shape cluster]
     The last line is `N passed, M failed`.
 
   cluster up                     a cluster on this machine: Postgres, Redis, Kafka, a process a role; ends by Ctrl-C
@@ -45,12 +46,14 @@ cargo xtask COMMAND
     --short       5 rounds
     The last line is `acked=N lost=N dup=N`; fails on a loss.
 
-  bench idle|publish|twin|method|registry|move|start  measures release binaries (docs/measurements.md)
-    --devices N   idle (15000), publish (1000), twin (1000), method (100), registry, move (100000)
-    --rounds N    idle: bursts (5); else turns of each server: publish, twin, move (3), method, registry (5), start (10)
-    --seconds S   publish, twin, method: of each turn (10)
+  bench c2d|connect|https|idle|latency|method|move|publish|registry|start|twin
+                 measures release binaries, peers beside them (docs/measurements.md)
+    --devices N   how many each has of its own otherwise
+    --rounds N    idle: bursts (5); else turns of each server: method, registry (5), start (10), the others (3)
+    --seconds S   of each turn of what goes on for a time (10)
+    --cluster     c2d, method, publish, twin: of a cluster, in place of `dunlin up`; connect and latency are of one anyway
     --websocket   idle: devices connect over WebSocket
-    --pin         idle, publish, method: the server on processor 0, the client on processor 1
+    --pin         c2d, https, idle, method, publish: the server on processor 0, the client on processor 1
     --x509        idle: devices show a certificate instead of a token
 
   fuzz [TARGET…] [--seconds N]   libFuzzer on what reads bytes of strangers (sas, bag, username, frame, identity, segment)

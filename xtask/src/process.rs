@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -46,6 +47,19 @@ pub fn run(command: &mut Command, on_line: &mut (dyn FnMut(&str) + Send)) -> Res
         status
     });
     let status = status.map_err(|error| format!("cannot wait for {name}: {error}"))?;
+    Ok(status.success())
+}
+
+/// As [`run`], beside something else that is shown: the output goes into `log`.
+pub fn run_aside(command: &mut Command, log: &Path) -> Result<bool> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let cannot = |error| format!("cannot write {}: {error}", log.display());
+    let file = fs::File::create(log).map_err(cannot)?;
+    let copy = file.try_clone().map_err(cannot)?;
+    let mark = next_mark();
+    command.env(MARK, &mark).stdin(Stdio::null()).stdout(copy).stderr(file);
+    let status = command.status().map_err(|error| format!("cannot start {name}: {error}"))?;
+    end_left_over(&mark);
     Ok(status.success())
 }
 

@@ -1,4 +1,5 @@
-//! The step `sdk`: pytest in tests/sdk, in namespaces of its own.
+//! The step `sdk`: pytest in tests/sdk, in namespaces of its own: once on `dunlin up`, and beside
+//! that once on a cluster.
 //!
 //! The SDKs fix the ports 8883 and 443, and connect to the host name of the connection string. So
 //! pytest, the hub and every client run where all ports are free and the hub's names mean loopback:
@@ -9,8 +10,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
-use crate::process::{run_shown, succeeds};
+use crate::process::{self, run_shown, succeeds};
 use crate::suite::cargo;
 use crate::{Result, workspace};
 
@@ -28,9 +30,31 @@ shift
 "$@"
 "#;
 
-/// pytest over tests/sdk. `built`: the binary was built by the step before this one.
-pub fn command(built: bool, args: &[String]) -> Result<Command> {
+/// Runs them. `built`: the binary was built by the step before this one. With arguments for pytest
+/// it is one run, in the shape that they name.
+pub fn run(built: bool, args: &[String], on_line: &mut (dyn FnMut(&str) + Send)) -> Result<bool> {
     let binary = binary(built)?;
+    if !args.is_empty() {
+        return process::run(&mut command(&binary, "one", args)?, on_line);
+    }
+    let shaped = |shape: &str| command(&binary, shape, &["--shape".to_owned(), shape.to_owned()]);
+    let (mut up, mut cluster) = (shaped("up")?, shaped("cluster")?);
+    let log = workspace::sdk_home()?.join("cluster.log");
+    // They wait for their clients most of the time.
+    let (first, second) = thread::scope(|scope| {
+        let second = scope.spawn(|| process::run_aside(&mut cluster, &log));
+        (process::run(&mut up, on_line), second.join())
+    });
+    let second = second.map_err(|_| "the run on a cluster panicked")?;
+    let text = fs::read_to_string(&log)
+        .map_err(|error| format!("cannot read {}: {error}", log.display()))?;
+    println!("==> sdk, on a cluster\n{text}");
+    text.lines().for_each(on_line);
+    Ok(first? & second?)
+}
+
+/// pytest over tests/sdk.
+fn command(binary: &Path, name: &str, args: &[String]) -> Result<Command> {
     let home = workspace::sdk_home()?;
     let hosts = home.join("hosts");
     fs::write(&hosts, HOSTS)
@@ -39,7 +63,7 @@ pub fn command(built: bool, args: &[String]) -> Result<Command> {
     let mut command = namespaced()?;
     command.args(["sh", "-c", INSIDE, "sh"]).arg(&hosts);
     command.arg(home.join("venv/bin/python")).args(["-m", "pytest", "--basetemp"]);
-    command.arg(home.join("tmp")).args(args).current_dir(&tests);
+    command.arg(home.join(format!("tmp-{name}"))).args(args).current_dir(&tests);
     let xtask = std::env::current_exe();
     let xtask = xtask.map_err(|error| format!("cannot find this program: {error}"))?;
     command

@@ -137,7 +137,7 @@ fn perform(step: Step, options: &Options, counts: &mut Counts) -> Result<bool> {
         }
         Step::Sdk => {
             let built = options.only.is_none();
-            process::run(&mut sdk::command(built, args)?, &mut count)
+            sdk::run(built, args, &mut count)
         }
     }
 }

@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::Registry;
 use crate::{Health, Shutdown};
 
 /// A part of the hub that can run in a process of its own.
@@ -66,6 +67,8 @@ pub struct Component {
     /// gRPC services and REST paths it serves, for the mesh.
     pub routes: axum::Router,
     pub health: Health,
+    /// What it measures.
+    pub metrics: Registry,
     /// Runs until `Shutdown` is cancelled, then ends what it began.
     pub run: Box<dyn FnOnce(Shutdown) -> RunFuture + Send>,
 }
@@ -79,6 +82,7 @@ impl Component {
             role,
             routes,
             health,
+            metrics: Registry::default(),
             run: Box::new(|shutdown| {
                 Box::pin(async move {
                     shutdown.cancelled().await;

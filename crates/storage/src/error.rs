@@ -33,6 +33,18 @@ impl StoreError {
         Self::Unavailable { store, source: source.into() }
     }
 
+    /// Its name, for metrics and traces.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::AlreadyExists => "already_exists",
+            Self::NotFound => "not_found",
+            Self::PreconditionFailed => "precondition_failed",
+            Self::LimitReached => "limit_reached",
+            Self::Refused(_) => "refused",
+            Self::Unavailable { .. } => "unavailable",
+        }
+    }
+
     /// Whether the same operation may succeed later without anybody changing anything.
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })

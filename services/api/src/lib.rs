@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::any;
 use dunlin_proto::v1::c2d_client::C2dClient;
 use dunlin_proto::v1::methods_client::MethodsClient;
@@ -25,6 +25,7 @@ mod feedback;
 mod guard;
 mod identity;
 mod methods;
+mod metrics;
 mod named;
 mod policies;
 mod routes;
@@ -75,12 +76,15 @@ pub fn build(context: Context) -> Result<Component, BuildError> {
     let c2d = C2dClient::new(context.mesh.channel(Role::C2d)?);
     let streams = Shutdown::new();
     let events = events::Events { log: context.events, shutdown: streams.clone() };
+    let metrics = metrics::Metrics::new();
+    let measured = metrics.registry();
     let health = Health::new(Role::Api.name());
     health.set_ready(true);
     Ok(Component {
         role: Role::Api,
-        routes: router(registry, twins, methods, c2d, events),
+        routes: router(registry, twins, methods, c2d, events, metrics),
         health,
+        metrics: measured,
         run: Box::new(|shutdown| {
             Box::pin(async move {
                 shutdown.cancelled().await;
@@ -97,6 +101,7 @@ fn router(
     methods: MethodsClient<MeshChannel>,
     c2d: C2dClient<MeshChannel>,
     events: events::Events,
+    metrics: metrics::Metrics,
 ) -> Router {
     let rest = identity::routes(registry.clone(), twins.clone(), c2d.clone())
         .merge(twins::routes(registry.clone(), twins, c2d.clone()))
@@ -111,7 +116,8 @@ fn router(
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::not_found)
         .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .layer(from_fn(error::reshape));
+        .layer(from_fn(error::reshape))
+        .layer(from_fn_with_state(metrics, metrics::measure));
     // Nesting leaves out the bare prefix with a slash, which is the outside path `/`.
     Router::new().nest(PREFIX, rest).route(&format!("{PREFIX}/"), any(error::not_found))
 }

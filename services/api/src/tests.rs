@@ -150,6 +150,10 @@ mod no_log {
             1
         }
 
+        fn pending_bytes(&self) -> usize {
+            0
+        }
+
         async fn range(&self, _: &'static str, _: u32) -> Result<Range, StoreError> {
             no()
         }

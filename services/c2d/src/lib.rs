@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use dunlin_model::limits;
 use dunlin_proto::v1::c2d_server::C2dServer;
+use dunlin_runtime::metrics::Registry;
 use dunlin_runtime::{Clock, Component, DeviceLinks, Health, Role};
 use dunlin_storage::CommandQueue;
 use dunlin_storage::command_queue::{FeedbackRules, Rules};
 use serde::{Deserialize, Serialize};
 use tonic::server::NamedService;
 
+mod metrics;
 mod random;
 mod service;
 mod sweep;
@@ -79,10 +81,12 @@ pub fn build(context: Context) -> Result<Component, BuildError> {
     let service = Service::new(context)?;
     let path = format!("/{}/{{*rest}}", C2dServer::<Service>::NAME);
     let routes = axum::Router::new().route_service(&path, C2dServer::new(service.clone()));
+    let mut metrics = Registry::default();
+    service.metrics().register(&mut metrics);
     let health = Health::new(Role::C2d.name());
     health.set_ready(true);
     let run = Box::new(|shutdown| Box::pin(sweep::run(service, shutdown)) as _);
-    Ok(Component { role: Role::C2d, routes, health, run })
+    Ok(Component { role: Role::C2d, routes, health, metrics, run })
 }
 
 impl Config {

@@ -8,11 +8,13 @@ use dunlin_model::{Command, ErrorCode, HubError, Identity};
 use dunlin_proto::status::to_status;
 use dunlin_proto::v1;
 use dunlin_runtime::Clock;
+use dunlin_runtime::telemetry::carried;
 use dunlin_storage::command_queue::{FeedbackBatch, FeedbackRecord, Leased, Rules};
 use dunlin_storage::{CommandQueue, StoreError};
 use tonic::{Request, Response, Status};
 use tracing::error;
 
+use crate::metrics::Metrics;
 use crate::tells::Tells;
 use crate::{BuildError, Context, millis, random};
 
@@ -34,6 +36,7 @@ struct Shared {
     store: Arc<dyn CommandQueue>,
     tells: Tells,
     clock: Clock,
+    metrics: Metrics,
 }
 
 fn answer<T>(result: Result<T, HubError>) -> Answer<T> {
@@ -52,7 +55,7 @@ impl v1::c2d_server::C2d for Service {
             let command = command.unwrap_or_default().try_into()?;
             // A task of its own, which goes on when the caller goes away: of what has been queued
             // the device must also be told.
-            let sent = tokio::spawn(self.clone().send(device, command));
+            let sent = tokio::spawn(carried(self.clone().send(device, command)));
             let message_id = sent.await.map_err(|error| {
                 error!(%error, "a C2D message died: please report this");
                 HubError::new(ErrorCode::ServerError, "the call died")
@@ -78,6 +81,7 @@ impl v1::c2d_server::C2d for Service {
             if leased.returned {
                 self.tells().tell(device.as_str());
             }
+            self.metrics().count("delivered", leased.messages.len());
             let bytes: usize = leased.messages.iter().map(|one| one.command.weight()).sum();
             Ok(v1::LeaseCommandsResponse {
                 more: leased.messages.len() == asked || bytes >= LEASE_BYTES,
@@ -107,6 +111,7 @@ impl v1::c2d_server::C2d for Service {
             if settled.returned {
                 self.tells().tell(device.as_str());
             }
+            self.metrics().settled(disposition, &settled.held);
             let mut settled = settled.held.into_iter();
             let settled =
                 tokens.iter().map(|token| token.is_some() && settled.next() == Some(true));
@@ -138,6 +143,7 @@ impl v1::c2d_server::C2d for Service {
             let device = device(&request.into_inner().device_id)?;
             let purged = self.store().command_purge(device.as_str(), self.now(), self.rules());
             let purged = purged.await.map_err(|error| self.failed(&device, error))?;
+            self.metrics().count("purged", purged as usize);
             Ok(v1::PurgeCommandsResponse { purged })
         };
         answer(purge.await)
@@ -189,7 +195,8 @@ impl Service {
     pub(crate) fn new(context: Context) -> Result<Self, BuildError> {
         let Context { config, store, links, clock } = context;
         let (rules, default_ttl) = (config.rules()?, millis(config.default_ttl_seconds));
-        Ok(Self(Arc::new(Shared { rules, default_ttl, store, tells: Tells::new(links), clock })))
+        let (tells, metrics) = (Tells::new(links), Metrics::default());
+        Ok(Self(Arc::new(Shared { rules, default_ttl, store, tells, clock, metrics })))
     }
 
     pub(crate) fn store(&self) -> &dyn CommandQueue {
@@ -202,6 +209,10 @@ impl Service {
 
     pub(crate) fn tells(&self) -> &Tells {
         &self.0.tells
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     pub(crate) fn rules(&self) -> &Rules {
@@ -218,6 +229,7 @@ impl Service {
         command.expires.get_or_insert(now + self.0.default_ttl);
         let sent = self.store().command_send(device.as_str(), command, now, self.rules()).await;
         sent.map_err(|error| self.failed(&device, error))?;
+        self.metrics().count("sent", 1);
         self.tells().tell(device.as_str());
         Ok(message_id)
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dunlin_model::{HubError, Identity};
 use dunlin_runtime::DeviceLinks;
+use dunlin_runtime::telemetry::carried;
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -36,7 +37,7 @@ impl Tells {
             Entry::Occupied(mut more) => *more.get_mut() = true,
             Entry::Vacant(empty) => {
                 empty.insert(true);
-                tokio::spawn(self.clone().run(device.to_owned()));
+                tokio::spawn(carried(self.clone().run(device.to_owned())));
             }
         }
     }

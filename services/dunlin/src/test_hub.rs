@@ -23,7 +23,7 @@ pub struct Setup {
     /// The roles of each node, in an order in which each is started after those it calls.
     pub nodes: &'static [&'static [Role]],
     /// What is otherwise than `dunlin up` has it.
-    pub edit: fn(&mut Config),
+    pub edit: Box<dyn Fn(&mut Config) + Send + Sync>,
     pub clock: Clock,
     /// What the roles are given for the stores that were opened.
     pub stores: Box<dyn Fn(Stores) -> Stores + Send + Sync>,
@@ -65,8 +65,13 @@ impl Setup {
     }
 
     fn of(nodes: &'static [&'static [Role]]) -> Self {
-        let stores = Box::new(|stores| stores);
-        Self { nodes, edit: |_| {}, clock: Clock::default(), stores, on_servers: false }
+        Self {
+            nodes,
+            edit: Box::new(|_| {}),
+            clock: Clock::default(),
+            stores: Box::new(|stores| stores),
+            on_servers: false,
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use dunlin_proto::v1::{
     SettleCommandsRequest,
 };
 use dunlin_runtime::MeshChannel;
+use dunlin_runtime::telemetry::{KeyValue, SpanKind, identity};
 use dunlin_storage::presence::Epoch;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use tokio::sync::oneshot;
@@ -62,8 +63,11 @@ impl Gateway {
         most: u32,
     ) -> Result<LeaseCommandsResponse, HubError> {
         let request = LeaseCommandsRequest { device_id: id.device_id().to_owned(), epoch, most };
-        let leased = self.commands().lease_commands(request).await;
-        Ok(leased.map_err(|status| from_status(&status))?.into_inner())
+        let lease = async {
+            let leased = self.commands().lease_commands(request).await;
+            Ok(leased.map_err(|status| from_status(&status))?.into_inner())
+        };
+        self.traced("c2d receive", "receive", id, lease).await
     }
 
     /// What becomes of messages; of each, whether its lock was held.
@@ -80,8 +84,26 @@ impl Gateway {
             lock_tokens,
             disposition: disposition.into(),
         };
-        let settled = self.commands().settle_commands(request).await;
-        Ok(settled.map_err(|status| from_status(&status))?.into_inner().settled)
+        let settle = async {
+            let settled = self.commands().settle_commands(request).await;
+            Ok(settled.map_err(|status| from_status(&status))?.into_inner().settled)
+        };
+        self.traced("c2d settle", "settle", id, settle).await
+    }
+
+    async fn traced<T>(
+        &self,
+        name: &'static str,
+        operation: &'static str,
+        id: &Identity,
+        work: impl Future<Output = Result<T, HubError>>,
+    ) -> Result<T, HubError> {
+        let span = self.telemetry.span(name, SpanKind::Consumer, || {
+            let mut attributes = identity(id);
+            attributes.push(KeyValue::new("messaging.operation.type", operation));
+            attributes
+        });
+        span.run(work).await
     }
 
     async fn release_commands(

@@ -10,12 +10,14 @@ use dunlin_model::{ErrorCode, HubError, Identity, Session, Subscriptions};
 use dunlin_proto::status::from_status;
 use dunlin_proto::v1::SessionReport;
 use dunlin_proto::v1::registry_client::RegistryClient;
-use dunlin_runtime::{DeviceLinks, MeshChannel, Turns};
+use dunlin_runtime::telemetry::{SpanKind, identity};
+use dunlin_runtime::{DeviceLinks, MeshChannel, Telemetry, Turns};
 use dunlin_storage::presence::{Claim, Epoch, Holder};
 use dunlin_storage::{EventLog, Presence};
 use tokio::runtime::Handle;
 
 use crate::https::Senders;
+use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::reports::Reports;
 use crate::session::{Claimant, DeviceSession};
@@ -39,6 +41,8 @@ pub struct Gateway {
     pub api: MeshChannel,
     pub twins: MeshChannel,
     pub c2d: MeshChannel,
+    pub telemetry: Telemetry,
+    pub metrics: Metrics,
     pub links: DeviceLinks,
     pub presence: Arc<dyn Presence>,
     pub events: Arc<dyn EventLog>,
@@ -70,7 +74,9 @@ impl Gateway {
     pub async fn open(self: &Arc<Self>, claimant: Claimant) -> Result<DeviceSession, HubError> {
         let _turn = self.turn()?;
         let gateway = self.clone();
-        let task = self.runtime.spawn(async move { gateway.open_here(claimant).await });
+        let who = || identity(&claimant.identity);
+        let span = self.telemetry.span("connect", SpanKind::Server, who);
+        let task = self.runtime.spawn(async move { span.run(gateway.open_here(claimant)).await });
         task.await.unwrap_or_else(|error| {
             tracing::error!(%error, "opening a session failed: please report this");
             Err(HubError::new(ErrorCode::ServerError, "opening the session failed"))

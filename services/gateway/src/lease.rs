@@ -42,6 +42,7 @@ async fn keep(gateway: Arc<Gateway>, stop: Shutdown) {
             _ => {}
         }
         away = outcome.is_err();
+        gateway.metrics.presence(!away);
     }
 }
 

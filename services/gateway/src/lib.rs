@@ -8,6 +8,7 @@ mod https;
 mod lease;
 mod link;
 mod lobby;
+mod metrics;
 mod mqtt;
 mod pace;
 mod queue;
@@ -146,6 +147,8 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
     let listeners = server::Listeners::bind(&config)?;
     let addresses = listeners.addresses;
     let tls = tls::TlsServer::new(tls)?;
+    let metrics = metrics::Metrics::default();
+    let registry = metrics.registry(events.clone());
     let gateway = Arc::new(Gateway {
         hostnames,
         // One life of this process: what is said of an earlier one is not said of this.
@@ -154,6 +157,8 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         api: mesh.channel(Role::Api)?,
         twins: mesh.channel(Role::Twins)?,
         c2d: mesh.channel(Role::C2d)?,
+        telemetry: mesh.telemetry().clone(),
+        metrics,
         links: DeviceLinks::new(mesh, presence.clone()),
         presence,
         events,
@@ -177,6 +182,7 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         role: Role::Gateway,
         routes,
         health,
+        metrics: registry,
         run: Box::new(|shutdown| {
             Box::pin(async move {
                 let keeper = sessions::start(told.clone());

@@ -215,7 +215,12 @@ impl Gateway {
             body,
             enqueued: clock::unix_millis(),
         };
-        self.events.append(TOPIC_D2C, record, token, sink)
+        let appended = self.events.append(TOPIC_D2C, record, token, sink);
+        match appended {
+            Ok(()) => self.metrics.taken(body.len()),
+            Err(Full) => self.metrics.full(),
+        }
+        appended
     }
 }
 

@@ -4,6 +4,7 @@ use dunlin_model::{HubError, Identity};
 use dunlin_proto::status::from_status;
 use dunlin_proto::v1::twins_client::TwinsClient;
 use dunlin_proto::v1::{GetPropertiesRequest, UpdateReportedRequest};
+use dunlin_runtime::telemetry::{SpanKind, identity};
 use dunlin_storage::presence::Epoch;
 
 use crate::gateway::Gateway;
@@ -32,8 +33,21 @@ impl Gateway {
         epoch: Epoch,
         request: TwinRequest,
     ) -> Result<TwinAnswer, HubError> {
+        let name = match request {
+            TwinRequest::Get => "twin get",
+            TwinRequest::Report { .. } => "twin report",
+        };
+        let span = self.telemetry.span(name, SpanKind::Server, || identity(id));
+        span.run(self.ask_twins(id.as_str().to_owned(), epoch, request)).await
+    }
+
+    async fn ask_twins(
+        &self,
+        id: String,
+        epoch: Epoch,
+        request: TwinRequest,
+    ) -> Result<TwinAnswer, HubError> {
         let mut twins = TwinsClient::new(self.twins.clone());
-        let id = id.as_str().to_owned();
         let answer = match request {
             TwinRequest::Get => twins
                 .get_properties(GetPropertiesRequest { id })

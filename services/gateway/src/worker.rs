@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use dunlin_model::ErrorCode;
 use dunlin_runtime::clock;
-use dunlin_storage::event_log::Completions;
+use dunlin_storage::event_log::{Completions, Token};
 use slab::Slab;
 use tokio::sync::oneshot;
 
 use crate::gateway::Gateway;
+use crate::metrics::Protocol;
 use crate::mqtt::Connection;
 use crate::mqtt::bag::Bag;
 use crate::queue::{Command, Inbox, Queue};
@@ -49,6 +50,9 @@ pub struct Worker {
     restored: Cell<u32>,
     /// Connections whose last message the event log had no room for.
     stalled: RefCell<Vec<u64>>,
+    /// The message whose time is taken, one after the other: each batch, not each message, costs a
+    /// look at the clock.
+    timed: Cell<Option<(Token, Instant)>>,
     draining: Cell<bool>,
     drained: RefCell<Option<oneshot::Sender<()>>>,
 }
@@ -67,6 +71,7 @@ impl Worker {
             reported: Cell::new(0),
             restored: Cell::new(0),
             stalled: RefCell::default(),
+            timed: Cell::new(None),
             draining: Cell::new(false),
             drained: RefCell::default(),
         });
@@ -89,10 +94,21 @@ impl Worker {
     /// Takes everything that waits, with one swap, so that both sides keep their buffers.
     fn deliver(self: &Rc<Self>, inbox: &mut Inbox) {
         self.queue.swap(inbox);
+        let (timed, mut failed) = (self.timed.get(), 0);
         for completion in inbox.completions.drain(..) {
+            failed += u64::from(!completion.durable);
+            if let Some((token, since)) = timed
+                && token == completion.token
+            {
+                self.timed.set(None);
+                self.gateway.metrics.durable(Protocol::Mqtt, since.elapsed());
+            }
             if let Some(connection) = self.connection(completion.token.connection) {
                 connection.complete(completion.token.sequence, completion.durable);
             }
+        }
+        if failed > 0 {
+            self.gateway.metrics.failed(failed);
         }
         for command in inbox.commands.drain(..) {
             match command {
@@ -206,6 +222,13 @@ impl Worker {
         match self.slots.borrow().get(index(key)) {
             Some(Slot::Open(connection)) if connection.key() == key => Some(connection.clone()),
             _ => None,
+        }
+    }
+
+    /// A message is on its way into the event log.
+    pub fn time(&self, token: Token) {
+        if self.timed.get().is_none() {
+            self.timed.set(Some((token, Instant::now())));
         }
     }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tonic::server::NamedService;
 
 mod call;
+mod metrics;
 mod service;
 
 /// Less than the shortest call may take, so that the caller hears of it.
@@ -68,6 +69,9 @@ pub fn build(context: Context) -> Result<Component, BuildError> {
     let registry = mesh.channel(Role::Registry)?.with_deadline(REGISTRY_DEADLINE);
     let registry = RegistryClient::new(registry);
     let path = format!("/{}/{{*rest}}", MethodsServer::<service::Service>::NAME);
-    let server = MethodsServer::new(service::Service::new(config, registry, links));
-    Ok(Component::passive(Role::Methods, axum::Router::new().route_service(&path, server)))
+    let metrics = metrics::Metrics::new();
+    let measured = metrics.registry();
+    let server = MethodsServer::new(service::Service::new(config, registry, links, metrics));
+    let routes = axum::Router::new().route_service(&path, server);
+    Ok(Component { metrics: measured, ..Component::passive(Role::Methods, routes) })
 }

@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 
 use crate::Config;
 use crate::call::{self, Call};
+use crate::metrics::Metrics;
 
 /// Between two looks for a device that is waited for: each time twice as long, up to the longest.
 const LOOK: Duration = Duration::from_millis(250);
@@ -32,6 +33,7 @@ pub(crate) struct Service {
     links: DeviceLinks,
     /// Places of calls that wait for their device.
     waiting: Semaphore,
+    metrics: Metrics,
 }
 
 #[tonic::async_trait]
@@ -44,7 +46,9 @@ impl Methods for Service {
         let arrival = Instant::now();
         let invoke =
             async { self.invoke(Call::read(request.into_inner(), &self.config)?, arrival).await };
-        invoke.await.map(Response::new).map_err(to_status)
+        let outcome = invoke.await;
+        self.metrics.called(&outcome, arrival.elapsed());
+        outcome.map(Response::new).map_err(to_status)
     }
 }
 
@@ -53,8 +57,9 @@ impl Service {
         config: Config,
         registry: RegistryClient<MeshChannel>,
         links: DeviceLinks,
+        metrics: Metrics,
     ) -> Self {
-        Self { config, registry, links, waiting: Semaphore::new(WAITING) }
+        Self { config, registry, links, waiting: Semaphore::new(WAITING), metrics }
     }
 
     async fn invoke(

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use dunlin_model::twin::Limits;
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_proto::v1::registry_server::RegistryServer;
-use dunlin_runtime::{Component, DeviceLinks, Health, Role};
+use dunlin_runtime::telemetry::carried;
+use dunlin_runtime::{Component, DeviceLinks, Role};
 use dunlin_storage::{DeviceStore, Presence, StoreError};
 use tonic::server::NamedService;
 use tower::Service;
@@ -66,7 +67,10 @@ pub struct Context {
 pub enum BuildError {
     #[error("cannot read the hub's settings")]
     Store(#[from] StoreError),
-    #[error("the master key does not fit this store")]
+    #[error(
+        "the master key does not fit this store: start it with the one that it was first started \
+         with (DUNLIN_MASTER_KEY, or master.key in the data folder)"
+    )]
     MasterKey(#[from] Unsealable),
 }
 
@@ -87,7 +91,7 @@ pub async fn build(context: Context) -> Result<Component, BuildError> {
     let service = tower::service_fn(move |request: axum::extract::Request| {
         let mut server = server.clone();
         let call = async move { server.call(request.map(tonic::body::Body::new)).await };
-        let call = tokio::spawn(call);
+        let call = tokio::spawn(carried(call));
         async move {
             Ok::<_, std::convert::Infallible>(match call.await {
                 Ok(Ok(response)) => response,
@@ -100,10 +104,8 @@ pub async fn build(context: Context) -> Result<Component, BuildError> {
     });
     let path = format!("/{}/{{*rest}}", RegistryServer::<service::Service>::NAME);
     let routes = axum::Router::new().route_service(&path, service);
-    let health = Health::new(Role::Registry.name());
-    health.set_ready(true);
     let run = Box::new(|shutdown| Box::pin(reaper.run(shutdown)) as _);
-    Ok(Component { role: Role::Registry, routes, health, run })
+    Ok(Component { run, ..Component::passive(Role::Registry, routes) })
 }
 
 /// Logs the cause, which the caller is not told.

@@ -10,6 +10,7 @@ use dunlin_proto::status::to_status;
 use dunlin_proto::v1;
 use dunlin_runtime::Turns;
 use dunlin_runtime::clock::unix_millis;
+use dunlin_runtime::telemetry::carried;
 use dunlin_runtime::turns::Turn;
 use dunlin_storage::twin_store::{StoredTwin, Updated};
 use dunlin_storage::{StoreError, TwinStore};
@@ -60,7 +61,7 @@ impl v1::twins_server::Twins for Service {
             };
             // A task of its own, which goes on when the caller goes away: of what has been stored
             // the device must also be told.
-            let apply = tokio::spawn(self.clone().update(id, update, turn));
+            let apply = tokio::spawn(carried(self.clone().update(id, update, turn)));
             let stored = apply.await.map_err(|error| {
                 error!(%error, "an update died: please report this");
                 HubError::new(ErrorCode::ServerError, "the update died")

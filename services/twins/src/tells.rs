@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use dunlin_model::{ErrorCode, HubError, Identity};
 use dunlin_runtime::DeviceLinks;
+use dunlin_runtime::telemetry::carried;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tracing::{error, warn};
@@ -69,7 +70,7 @@ impl Tells {
             Entry::Occupied(mut queue) => queue.get_mut().push_back(tell),
             Entry::Vacant(empty) => {
                 empty.insert(VecDeque::from([tell]));
-                tokio::spawn(self.clone().drain(id.clone()));
+                tokio::spawn(carried(self.clone().drain(id.clone())));
             }
         }
         outcome

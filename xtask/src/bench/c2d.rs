@@ -5,13 +5,16 @@
 use std::fmt::Write as _;
 
 use super::sqlite::Contest;
-use super::{Bench, Options};
+use super::{Bench, Options, postgres};
 use crate::Result;
 
 /// Of the peer in a turn: each is an insert and a delete.
 const MESSAGES: u32 = 1_000;
 
 pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
+    if options.cluster {
+        return on_postgres().run(bench, options);
+    }
     let contest = Contest {
         work: "c2d",
         device: "a message",
@@ -23,6 +26,20 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
         rows: 2,
     };
     contest.run(bench, options)
+}
+
+/// Against single-row inserts, which nobody takes away.
+fn on_postgres() -> postgres::Contest {
+    postgres::Contest {
+        work: "c2d",
+        device: "a message",
+        done: "messages",
+        statements: "inserts",
+        setup: "CREATE TABLE peer (n bigserial PRIMARY KEY, device text, body text)",
+        script: "\\set n random(1, 1000)
+                 INSERT INTO peer (device, body)
+                 VALUES ('load-' || :n, repeat('0123456789abcdef', 4));",
+    }
 }
 
 /// A message to each device in turn and its end, with the hub's settings; they print their number.

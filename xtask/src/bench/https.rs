@@ -24,8 +24,8 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
             println!("\nround {round}: {name}");
             let hub = hub(bench, &data, Some(&certificate))?;
             let mut client = with_hub(bench, &hub, &certificate);
-            client.args(["--protocol", "https", "--devices", &devices]).args(flag);
-            turns.push(turn(bench, &mut client, hub.server.pid(), &seconds)?);
+            client.args(["--rate", "max", "--protocol", "https", "--devices", &devices]).args(flag);
+            turns.push(turn(bench, &mut client, &[hub.server.pid()], &seconds)?);
             hub.server.stop()?;
         }
     }

@@ -6,16 +6,13 @@ use super::{Bench, Options};
 use crate::Result;
 
 const DEVICES: u32 = 100;
-const SECONDS: u32 = 10;
 const ROUNDS: u32 = 5;
 
 pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
-    let devices = options.devices.unwrap_or(DEVICES).to_string();
-    let seconds = options.seconds.unwrap_or(SECONDS).to_string();
-    let rounds = options.rounds.unwrap_or(ROUNDS);
     // The caller is one, and calls devices of its own thread.
     let what = ["--work", "call", "--size", "64", "--threads", "1"];
-    let sides = Sides::measure(bench, &devices, &seconds, rounds, &what)?;
+    let sides = Sides::measure(bench, options, DEVICES, ROUNDS, &what)?;
+    let devices = options.devices.unwrap_or(DEVICES);
     println!("\n{devices} devices, one caller, one call at a time, medians; p99 in brackets");
     sides.table(|turn| turn.p99);
     println!(

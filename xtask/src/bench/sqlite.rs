@@ -50,7 +50,8 @@ impl Contest {
             let hub = hub(bench, &data, Some(&certificate))?;
             let mut client = with_hub(bench, &hub, &certificate);
             client.args(["--work", self.work, "--devices", &devices, "--window", "1"]);
-            own.push(turn(bench, client.args(["--size", "64"]), hub.server.pid(), &seconds)?);
+            client.args(["--rate", "max", "--size", "64"]);
+            own.push(turn(bench, &mut client, &[hub.server.pid()], &seconds)?);
             hub.server.stop()?;
 
             let rate = sqlite.changes_per_second(bench, &data)? / f64::from(self.rows);

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use super::cluster::{Measured, SECONDS};
 use super::peers::{Certificate, Hub, hub, mosquitto};
-use super::{Bench, median, number};
+use super::{Bench, Options, median, number};
 use crate::Result;
 use crate::process::{output, run_shown};
 
@@ -40,11 +41,13 @@ pub fn with_hub(bench: &Bench, hub: &Hub, certificate: &Certificate) -> Command 
     client
 }
 
-/// As fast as acknowledgements allow, for so many seconds; with it the server `pid` is watched.
-pub fn turn(bench: &Bench, client: &mut Command, pid: u32, seconds: &str) -> Result<Turn> {
+/// Work for so many seconds; with it the server's processes are watched.
+pub fn turn(bench: &Bench, client: &mut Command, server: &[u32], seconds: &str) -> Result<Turn> {
     let report = bench.folder.join("report.json");
-    client.args(["--rate", "max", "--warm-up", "2", "--hold", seconds]);
-    client.arg("--watch").arg(pid.to_string()).arg("--json").arg(&report);
+    client.args(["--warm-up", "2", "--hold", seconds]).arg("--json").arg(&report);
+    for pid in server {
+        client.args(["--watch", &pid.to_string()]);
+    }
     if !run_shown(client)? {
         return Err("a message or a device did not come through: see above".into());
     }
@@ -64,38 +67,55 @@ pub fn turn(bench: &Bench, client: &mut Command, pid: u32, seconds: &str) -> Res
 pub struct Sides {
     pub mosquitto: Vec<Turn>,
     pub dunlin: Vec<Turn>,
+    shape: &'static str,
 }
 
 impl Sides {
-    /// `what` is of the loadtest's command line: the same for both.
+    /// `what` is of the loadtest's command line: the same for both. The hub is a cluster if the
+    /// options say so.
     pub fn measure(
         bench: &Bench,
-        devices: &str,
-        seconds: &str,
+        options: &Options,
+        devices: u32,
         rounds: u32,
         what: &[&str],
     ) -> Result<Self> {
         let certificate = Certificate::create(&bench.folder)?;
         let data = bench.folder.join("data");
-        create(bench, &data, &certificate, devices)?;
-        let mut sides = Self { mosquitto: Vec::new(), dunlin: Vec::new() };
-        for round in 1..=rounds {
+        let count = options.devices.unwrap_or(devices).to_string();
+        let seconds = options.seconds.unwrap_or(SECONDS).to_string();
+        let what = [what, &["--rate", "max"]].concat();
+        let cluster = options.cluster.then(|| Measured::start(bench, options, devices));
+        let cluster = cluster.transpose()?;
+        if cluster.is_none() {
+            create(bench, &data, &certificate, &count)?;
+        }
+        let shape = if options.cluster { "cluster" } else { "dunlin up" };
+        let mut sides = Self { mosquitto: Vec::new(), dunlin: Vec::new(), shape };
+        for round in 1..=options.rounds.unwrap_or(rounds) {
             println!("\nround {round}: mosquitto");
             let (server, port) = mosquitto(bench, &certificate)?;
             let mut client = bench.client();
             client.arg("run").arg("--broker").arg(format!("localhost:{port}"));
             client.arg("--broker-ca").arg(&certificate.ca);
-            client.args(["--devices", devices]).args(what);
-            sides.mosquitto.push(turn(bench, &mut client, server.pid(), seconds)?);
+            client.args(["--devices", &count]).args(&what);
+            sides.mosquitto.push(turn(bench, &mut client, &[server.pid()], &seconds)?);
             server.stop()?;
 
-            println!("\nround {round}: dunlin up");
-            let hub = hub(bench, &data, Some(&certificate))?;
-            let mut client = with_hub(bench, &hub, &certificate);
-            client.args(["--devices", devices]).args(what);
-            sides.dunlin.push(turn(bench, &mut client, hub.server.pid(), seconds)?);
-            hub.server.stop()?;
+            println!("\nround {round}: {shape}");
+            sides.dunlin.push(match &cluster {
+                Some(cluster) => cluster.turn(bench, &what)?,
+                None => {
+                    let hub = hub(bench, &data, Some(&certificate))?;
+                    let mut client = with_hub(bench, &hub, &certificate);
+                    client.args(["--devices", &count]).args(&what);
+                    let turn = turn(bench, &mut client, &[hub.server.pid()], &seconds)?;
+                    hub.server.stop()?;
+                    turn
+                }
+            });
         }
+        cluster.map_or(Ok(()), Measured::stop)?;
         Ok(sides)
     }
 
@@ -106,7 +126,7 @@ impl Sides {
     }
 
     pub fn table(&self, shown: fn(&Turn) -> f64) {
-        table(&[("mosquitto", &self.mosquitto), ("dunlin up", &self.dunlin)], shown);
+        table(&[("mosquitto", &self.mosquitto), (self.shape, &self.dunlin)], shown);
     }
 }
 

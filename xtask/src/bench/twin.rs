@@ -4,13 +4,16 @@
 use std::fmt::Write as _;
 
 use super::sqlite::Contest;
-use super::{Bench, Options};
+use super::{Bench, Options, postgres};
 use crate::Result;
 
 /// Of the peer in a turn.
 const UPDATES: u32 = 2_000;
 
 pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
+    if options.cluster {
+        return on_postgres().run(bench, options);
+    }
     let contest = Contest {
         work: "report",
         device: "QoS 0, a report",
@@ -22,6 +25,23 @@ pub fn run(bench: &Bench, options: &Options) -> Result<bool> {
         rows: 1,
     };
     contest.run(bench, options)
+}
+
+/// Against single-row updates of as many rows as there are devices usually.
+fn on_postgres() -> postgres::Contest {
+    postgres::Contest {
+        work: "report",
+        device: "QoS 0, a report",
+        done: "reports",
+        statements: "updates",
+        setup: "CREATE TABLE peer (n integer PRIMARY KEY, version bigint, reported text);
+                INSERT INTO peer SELECT n, 1, '{}' FROM generate_series(1, 1000) n;
+                VACUUM ANALYZE peer",
+        script: "\\set n random(1, 1000)
+                 UPDATE peer SET version = version + 1,
+                     reported = '{\"count\":' || :n || ',\"text\":\"' || repeat('0123456789abcdef', 4) || '\"}'
+                 WHERE n = :n;",
+    }
 }
 
 /// Single-row updates of the devices in turn, with the hub's settings; they print their number.

@@ -9,6 +9,8 @@ mod kafka;
 mod postgres;
 mod redis;
 
+pub use postgres::program as postgres_program;
+
 use std::env;
 use std::fs;
 use std::io::ErrorKind;

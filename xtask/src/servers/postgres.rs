@@ -18,6 +18,11 @@ pub fn prepare() -> Result<()> {
     install("a Postgres server", || binaries().is_ok(), "postgresql")
 }
 
+/// psql, pgbench and the like, of the same version.
+pub fn program(name: &str) -> Result<PathBuf> {
+    Ok(binaries()?.join(name))
+}
+
 /// The folder with the newest version's programs.
 fn binaries() -> Result<PathBuf> {
     let entries = fs::read_dir(VERSIONS).into_iter().flatten().flatten();

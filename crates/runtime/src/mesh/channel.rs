@@ -13,10 +13,11 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
+use super::observed::Observer;
 use super::peers::Peers;
 
-type Request = http::Request<Body>;
-type Response = http::Response<Body>;
+pub(super) type Request = http::Request<Body>;
+pub(super) type Response = http::Response<Body>;
 
 /// The routes of this process, while they are attached.
 #[derive(Default)]
@@ -49,11 +50,17 @@ pub struct MeshChannel {
     target: Target,
     runtime: Handle,
     deadline: Duration,
+    observer: Observer,
 }
 
 impl MeshChannel {
-    pub(super) fn new(target: Target, runtime: Handle, deadline: Duration) -> Self {
-        Self { target, runtime, deadline }
+    pub(super) fn new(
+        target: Target,
+        runtime: Handle,
+        deadline: Duration,
+        observer: Observer,
+    ) -> Self {
+        Self { target, runtime, deadline, observer }
     }
 
     /// The same way with another deadline.
@@ -81,14 +88,20 @@ impl Service<Request> for MeshChannel {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Call {
+    fn call(&mut self, mut request: Request) -> Call {
         let target = self.target.clone();
         let deadline = self.deadline;
+        let (ongoing, span) = self.observer.call(&mut request);
         Call(self.runtime.spawn(async move {
-            match tokio::time::timeout(deadline, dispatch(target, request)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(Status::deadline_exceeded(format!("no answer in {deadline:?}"))),
-            }
+            let answer = async {
+                match tokio::time::timeout(deadline, dispatch(target, request)).await {
+                    Ok(answer) => answer,
+                    Err(_) => Err(Status::deadline_exceeded(format!("no answer in {deadline:?}"))),
+                }
+            };
+            let answer = span.run(answer).await;
+            ongoing.end(&answer);
+            answer
         }))
     }
 }

@@ -19,15 +19,18 @@ use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::{Role, Shutdown};
+use crate::metrics::Registry;
+use crate::{Role, Shutdown, Telemetry};
 
 mod channel;
+mod observed;
 mod peers;
 mod tls;
 mod unsent;
 
 pub use channel::MeshChannel;
 use channel::{Local, Target};
+use observed::Observer;
 use peers::{Peers, Place, Times, scheme, system_resolver};
 use tls::Tls;
 pub use tls::TlsError;
@@ -119,13 +122,19 @@ struct Inner {
     local: Arc<Local>,
     runtime: Handle,
     tls: Option<Tls>,
+    observer: Observer,
     nodes: Mutex<HashMap<String, Arc<Peers>>>,
 }
 
 impl Mesh {
     /// A mesh of a process that runs `local_roles`. Calls are made on `runtime`, whatever thread
     /// they come from.
-    pub fn open(config: Config, local_roles: &[Role], runtime: Handle) -> Result<Self, MeshError> {
+    pub fn open(
+        config: Config,
+        local_roles: &[Role],
+        runtime: Handle,
+        telemetry: Telemetry,
+    ) -> Result<Self, MeshError> {
         let tls = Tls::new(&config)?;
         let scheme = scheme(tls.is_some());
         let url = &config.advertise;
@@ -140,15 +149,21 @@ impl Mesh {
         if url.is_empty() && local_roles.contains(&Role::Gateway) && listens_anywhere() {
             return Err(MeshError::NoName { listen: config.listen, scheme });
         }
-        Ok(Self::with_tls(config, local_roles, runtime, tls))
+        Ok(Self::with_tls(config, local_roles, runtime, tls, telemetry))
     }
 
-    /// The same in the clear, for who sets no files.
+    /// The same in the clear and without traces, for who sets no files.
     pub fn new(config: Config, local_roles: &[Role], runtime: Handle) -> Self {
-        Self::with_tls(config, local_roles, runtime, None)
+        Self::with_tls(config, local_roles, runtime, None, Telemetry::default())
     }
 
-    fn with_tls(config: Config, local_roles: &[Role], runtime: Handle, tls: Option<Tls>) -> Self {
+    fn with_tls(
+        config: Config,
+        local_roles: &[Role],
+        runtime: Handle,
+        tls: Option<Tls>,
+        telemetry: Telemetry,
+    ) -> Self {
         let scheme = scheme(tls.is_some());
         let node = match (config.advertise.as_str(), config.listen.as_str()) {
             ("", "") => "local".to_owned(),
@@ -163,6 +178,7 @@ impl Mesh {
                 local: Arc::default(),
                 runtime,
                 tls,
+                observer: Observer::new(telemetry),
                 nodes: Mutex::default(),
             }),
         }
@@ -220,6 +236,11 @@ impl Mesh {
     /// Puts the routes of this process's roles in place. Called once, last: until then calls wait
     /// for nothing and are answered `Unavailable`, so roles may hold channels to one another.
     pub fn attach(&self, routes: axum::Router) {
+        let telemetry = self.telemetry().clone();
+        let routes = match telemetry.is_on() {
+            true => routes.layer(from_fn_with_state(telemetry, observed::serve)),
+            false => routes,
+        };
         let before = self.inner.local.set(Some(Routes::from(routes).prepare()));
         assert!(before.is_none(), "routes are attached once");
     }
@@ -254,6 +275,16 @@ impl Mesh {
         }
     }
 
+    /// By which this process makes spans.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.inner.observer.telemetry
+    }
+
+    /// What is measured of calls.
+    pub fn register(&self, registry: &mut Registry) {
+        self.inner.observer.register(registry);
+    }
+
     /// Whether other processes have to show who they are.
     pub fn has_tls(&self) -> bool {
         self.inner.tls.is_some()
@@ -270,7 +301,8 @@ impl Mesh {
     }
 
     fn wrap(&self, target: Target) -> MeshChannel {
-        MeshChannel::new(target, self.inner.runtime.clone(), DEFAULT_DEADLINE)
+        let Inner { runtime, observer, .. } = &*self.inner;
+        MeshChannel::new(target, runtime.clone(), DEFAULT_DEADLINE, observer.clone())
     }
 }
 

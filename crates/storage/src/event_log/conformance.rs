@@ -320,6 +320,7 @@ pub async fn close_finishes_what_was_accepted(log: Log) {
     let told = collector.wait(0).await;
     assert!(told.iter().map(|c| c.token.sequence).eq(0..100));
     assert!(told.iter().all(|c| c.durable));
+    assert_eq!(log.pending_bytes(), 0);
     for topic in [TOPIC_D2C, "never used"] {
         let refused = log.append(topic, record("device", "late"), token(0, 0), Some(&sink));
         assert_eq!(refused, Err(Full));

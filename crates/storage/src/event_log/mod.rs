@@ -125,6 +125,10 @@ pub trait EventLog: Send + Sync + 'static {
 
     fn partitions(&self) -> u32;
 
+    /// Bytes, about, of records that were accepted and are not completed: how far the log lags
+    /// behind those who append.
+    fn pending_bytes(&self) -> usize;
+
     async fn range(&self, topic: &'static str, partition: u32) -> Result<Range, StoreError>;
 
     /// The offset at which reading from `position` begins; a fixed number, so that a reader that

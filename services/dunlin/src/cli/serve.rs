@@ -134,11 +134,11 @@ async fn serve(
     let mut signals = Signals::listen().map_err(|error| anyhow!(error))?;
     let loaded = config::load(arguments.config.as_deref(), environment, arguments.table())?;
     let config = loaded.config;
-    refuse_parts(&roles, &config)?;
     let gateway = roles.contains(&Role::Gateway);
     if announced.is_some() && !gateway {
         return Err(Failure::Usage("--announce needs the role gateway in this process".to_owned()));
     }
+    refuse_parts(&roles, &config)?;
     let given = certificate(&config)?;
     // Absolute, for it is told to other processes. Not made where nothing is kept in it.
     let data = std::path::absolute(&config.hub.data).map_err(|error| anyhow!(error))?;

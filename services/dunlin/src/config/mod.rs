@@ -18,6 +18,9 @@ pub const REFERENCE: &str = include_str!("../../../../docs/hub.toml");
 /// A setting `[section] key` is read from `DUNLIN__SECTION__KEY` too.
 const PREFIX: &str = "DUNLIN__";
 
+/// As every program with OpenTelemetry has it.
+const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
 /// The environment, passed in so that nothing reads it behind a test's back.
 pub type Environment = BTreeMap<String, String>;
 
@@ -33,6 +36,7 @@ pub struct Config {
     pub stores: Stores,
     pub mesh: dunlin_runtime::mesh::Config,
     pub admin: Admin,
+    pub telemetry: dunlin_runtime::telemetry::TelemetryConfig,
 }
 
 /// What the whole hub shares.
@@ -170,9 +174,14 @@ pub fn load(file: Option<&Path>, environment: &Environment, flags: Table) -> Res
     let by_file = https_port(&table).is_some_and(|port| port != DEFAULT_HTTPS_PORT);
     let https_port_asked = https_port(&flags).is_some() || by_file;
     overlay(&mut table, flags);
-    let config = table
+    let mut config: Config = table
         .try_into()
         .context("the configuration has a mistake (`dunlin config --print` shows every setting)")?;
+    if config.telemetry.otlp_endpoint.is_empty()
+        && let Some(endpoint) = environment.get(OTLP_ENDPOINT)
+    {
+        config.telemetry.otlp_endpoint.clone_from(endpoint);
+    }
     Ok(Loaded { config, https_port_asked })
 }
 

@@ -38,6 +38,20 @@ fn flags_come_before_the_environment_before_the_file() {
 }
 
 #[test]
+fn the_usual_variable_names_where_traces_go_unless_the_hub_is_told() {
+    let usual = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://usual:4317");
+    for (file, environment, want) in [
+        ("", &[usual][..], "http://usual:4317"),
+        ("[telemetry]\notlp_endpoint = \"http://file:4317\"", &[usual], "http://file:4317"),
+        ("", &[usual, ("DUNLIN__TELEMETRY__OTLP_ENDPOINT", "http://hub:4317")], "http://hub:4317"),
+        ("", &[], ""),
+    ] {
+        let config = load_text(file, environment, "").expect("loaded").config;
+        assert_eq!(config.telemetry.otlp_endpoint, want, "{file} {environment:?}");
+    }
+}
+
+#[test]
 fn mistakes_are_named() {
     #[track_caller]
     fn check(file: &str, environment: &[(&str, &str)], want: &str) {
@@ -55,7 +69,7 @@ fn mistakes_are_named() {
 }
 
 /// The section of the reference, the crate its struct is in, and its name.
-const SECTIONS: [(&str, &str, &str); 9] = [
+const SECTIONS: [(&str, &str, &str); 10] = [
     ("hub", "services/dunlin", "Hub"),
     ("tls", "services/dunlin", "Tls"),
     ("gateway", "services/gateway", "Config"),
@@ -65,6 +79,7 @@ const SECTIONS: [(&str, &str, &str); 9] = [
     ("stores", "services/dunlin", "Stores"),
     ("mesh", "crates/runtime", "Config"),
     ("admin", "services/dunlin", "Admin"),
+    ("telemetry", "crates/runtime", "TelemetryConfig"),
 ];
 
 /// The reference: values from the defaults, words from the doc comments. Run with

@@ -1,5 +1,6 @@
 //! `/livez`, `/readyz` and `/metrics`, for who runs the process.
 
+use std::fmt;
 use std::sync::Arc;
 
 use axum::Router;
@@ -7,16 +8,21 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use dunlin_runtime::Health;
-use prometheus_client::encoding::text::encode;
+use dunlin_runtime::metrics::Registry;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
 
 use super::needs::Needs;
 use super::process::Process;
 
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) fn router(roles: Vec<Health>, needs: Needs) -> Router {
+/// `registries`: what the parts of the process measure; what is the process's own is added.
+pub(super) fn router(roles: Vec<Health>, needs: Needs, mut registries: Vec<Registry>) -> Router {
     let mut registry = Registry::default();
     registry.register(
         "dunlin_build",
@@ -24,11 +30,13 @@ pub(super) fn router(roles: Vec<Health>, needs: Needs) -> Router {
         Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
     );
     registry.register_collector(Box::new(Process));
-    let registry = Arc::new(registry);
+    registry.register_collector(Box::new(Readiness(roles.clone())));
+    registries.push(registry);
+    let registries = Arc::new(registries);
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(async move || ready(&roles, &needs.ask().await)))
-        .route("/metrics", get(move || std::future::ready(metrics(&registry))))
+        .route("/metrics", get(move || std::future::ready(metrics(&registries))))
 }
 
 /// One line for each role and for what they need; 503 until every one is ready.
@@ -43,9 +51,26 @@ fn ready(roles: &[Health], needs: &[(&str, bool)]) -> Response {
     (status, lines.into_iter().map(line).collect::<String>()).into_response()
 }
 
-fn metrics(registry: &Registry) -> Response {
+/// What `/readyz` says.
+#[derive(Debug)]
+struct Readiness(Vec<Health>);
+
+impl Collector for Readiness {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Whether a role is ready (1) or not (0)";
+        let mut roles = encoder.encode_descriptor("dunlin_ready", help, None, MetricType::Gauge)?;
+        for role in &self.0 {
+            let ready = ConstGauge::new(i64::from(role.is_ready()));
+            ready.encode(roles.encode_family(&[("role", role.role())])?)?;
+        }
+        Ok(())
+    }
+}
+
+fn metrics(registries: &[Registry]) -> Response {
     let mut text = String::new();
-    match encode(&mut text, registry) {
+    let encoded = registries.iter().try_for_each(|one| encode_registry(&mut text, one));
+    match encoded.and_then(|()| encode_eof(&mut text)) {
         Ok(()) => ([(header::CONTENT_TYPE, METRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -15,7 +16,12 @@ use dunlin_gateway::{Addresses, TlsFiles};
 use dunlin_proto::v1::GetPolicyRequest;
 use dunlin_proto::v1::registry_client::RegistryClient;
 use dunlin_registry::MasterKey;
-use dunlin_runtime::{Clock, Component, DeviceLinks, Health, Mesh, Role, Shutdown, memory};
+use dunlin_runtime::metrics::Registry;
+use dunlin_runtime::stores::StoreObserver;
+use dunlin_runtime::{
+    Clock, Component, DeviceLinks, Health, Mesh, Role, Shutdown, Telemetry, memory,
+};
+use dunlin_storage::EventLog;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -90,7 +96,14 @@ impl Hub {
         let admin_listener = listen(admin_address, "health and metrics (--admin-port)").await?;
         let admin = admin_listener.local_addr()?;
 
-        let mesh = Mesh::open(config.mesh.clone(), &roles, Handle::current())?;
+        let telemetry = Telemetry::open(&config.telemetry, instance(&config), &roles)?;
+        let observer = StoreObserver::new(telemetry.clone());
+        let log = stores.events.clone();
+        let stores = stores.observed(&config.stores, &observer);
+        let mesh = Mesh::open(config.mesh.clone(), &roles, Handle::current(), telemetry)?;
+        let mut metrics = Registry::default();
+        mesh.register(&mut metrics);
+        observer.register(&mut metrics);
         if let Some(listener) = &mesh_listener
             && !mesh.has_tls()
             && !listener.local_addr()?.ip().is_loopback()
@@ -137,7 +150,7 @@ impl Hub {
                 Role::Gateway => {
                     let tls = tls.clone().context("the gateway has no certificate")?;
                     let (component, addresses) =
-                        build_gateway(&config, https_port_asked, &mesh, &stores, &tls)?;
+                        build_gateway(&config, https_port_asked, &mesh, &stores, &log, &tls)?;
                     gateway = Some(addresses);
                     component
                 }
@@ -157,7 +170,7 @@ impl Hub {
             stop_roles: Shutdown::new(),
             stop_servers: Shutdown::new(),
         };
-        hub.run(components, mesh_listener, admin_listener);
+        hub.run(components, metrics, mesh_listener, admin_listener);
         Ok(hub)
     }
 
@@ -165,13 +178,15 @@ impl Hub {
     fn run(
         &mut self,
         components: Vec<Component>,
+        metrics: Registry,
         mesh_listener: Option<TcpListener>,
         admin_listener: TcpListener,
     ) {
         let mut routes = Router::new();
-        let mut starts = Vec::new();
+        let (mut starts, mut metrics) = (Vec::new(), vec![metrics]);
         for component in components {
             routes = routes.merge(component.routes);
+            metrics.push(component.metrics);
             starts.push((component.role, component.run));
         }
         self.mesh.attach(routes);
@@ -182,7 +197,7 @@ impl Hub {
         let health = self.health.iter().chain([&self.announced]).cloned().collect();
         // Not one of those whose end is the hub's: it is a comfort.
         tokio::spawn(memory::keep_trimmed(self.stop_servers.clone()));
-        let admin = admin::router(health, self.needs.clone());
+        let admin = admin::router(health, self.needs.clone(), metrics);
         let stop = self.stop_servers.clone();
         self.servers.spawn(async move {
             let served = axum::serve(admin_listener, admin);
@@ -244,6 +259,7 @@ impl Hub {
             warn!("calls of other processes are cut off");
         }
         self.mesh.detach();
+        self.mesh.telemetry().close().await;
         info!("stopped");
     }
 
@@ -286,11 +302,18 @@ impl Hub {
     }
 }
 
+/// This process, as traces name it.
+fn instance(config: &Config) -> &str {
+    let names = [&config.mesh.advertise, &config.mesh.listen];
+    names.into_iter().find(|name| !name.is_empty()).map_or(config.hostname(), String::as_str)
+}
+
 fn build_gateway(
     config: &Config,
     https_port_asked: bool,
     mesh: &Mesh,
     stores: &Stores,
+    log: &Arc<dyn EventLog>,
     tls: &TlsFiles,
 ) -> Result<(Component, Addresses)> {
     let build = |config: &Config| {
@@ -298,7 +321,8 @@ fn build_gateway(
             hostnames: config.names(),
             config: config.gateway.clone(),
             mesh: mesh.clone(),
-            events: stores.events.clone(),
+            // The log itself: appending is the hot path.
+            events: log.clone(),
             presence: stores.presence.clone(),
             tls: tls.clone(),
         })

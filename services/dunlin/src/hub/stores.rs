@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use dunlin_runtime::clock;
+use dunlin_runtime::stores::StoreObserver;
 use dunlin_storage::command_queue::{PostgresCommandQueue, SqliteCommandQueue};
 use dunlin_storage::device_store::{PostgresDeviceStore, SqliteDeviceStore};
 use dunlin_storage::event_log::{KafkaLog, KafkaLogConfig, SegmentLog, SegmentLogConfig};
@@ -51,6 +52,18 @@ impl Stores {
     /// Where devices are to be; a data folder is made.
     pub async fn for_import(config: &Config) -> Result<Arc<dyn Transfer>> {
         transfer(config, false).await.context("stores.devices cannot be imported to")
+    }
+
+    /// The same, with each operation observed.
+    pub fn observed(&self, urls: &Urls, observer: &StoreObserver) -> Self {
+        let (devices, events) = (system(&urls.devices), system(&urls.events));
+        Self {
+            devices: observer.over("devices", devices, self.devices.clone()),
+            twins: observer.over("twins", devices, self.twins.clone()),
+            commands: observer.over("commands", devices, self.commands.clone()),
+            events: observer.over("events", events, self.events.clone()),
+            presence: observer.over("presence", system(&urls.presence), self.presence.clone()),
+        }
     }
 
     /// Makes durable what was accepted. Last of all, once nobody appends any more.
@@ -162,6 +175,17 @@ impl Folders {
         let sqlite = DataFolder::open(&path)?.sqlite();
         self.open.insert(path.canonicalize()?, sqlite.clone());
         Ok((path, sqlite))
+    }
+}
+
+/// What is behind a URL, as OpenTelemetry names it.
+fn system(url: &str) -> &'static str {
+    match url.split_once(':').map_or(url, |(scheme, _)| scheme) {
+        "postgres" | "postgresql" => "postgresql",
+        "redis" | "rediss" => "redis",
+        "kafka" => "kafka",
+        "embedded" => "embedded",
+        _ => "memory",
     }
 }
 

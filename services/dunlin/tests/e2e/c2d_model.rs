@@ -69,7 +69,7 @@ async fn whatever_happens(setup: Setup) {
         let (time, watch) = (time.clone(), watch.clone());
         let over = move |stores: Stores| Stores { commands: watch.over(stores.commands), ..stores };
         let clock = Clock::new(move || time.now());
-        Setup { edit: settings, clock, stores: Box::new(over), ..setup }
+        Setup { edit: Box::new(settings), clock, stores: Box::new(over), ..setup }
     };
     let mut hub = TestHub::start(setup).await;
     let mut back_end = BackEnd::new(time.clone(), random.fork());

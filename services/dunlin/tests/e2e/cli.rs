@@ -239,6 +239,10 @@ fn what_cannot_start_says_why() {
     let half = up(folder.path(), &["--tls-cert", "x.pem"]).output().expect("it runs");
     bad(&half, 2, "--tls-key");
     bad(&dunlin(&["run", "--roles", "registry,fridge"]).output().expect("it runs"), 2, "fridge");
+    let part = dunlin(&["run", "--roles", "registry"]).output().expect("it runs");
+    bad(&part, 1, "stores.devices = \"embedded:\"");
+    let told = dunlin(&["run", "--roles", "api", "--announce", "file"]).output().expect("it runs");
+    bad(&told, 2, "needs the role gateway");
     // Another master key than the one its secrets are sealed with.
     let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
     drop(Up::start(folder.path(), &[]));

@@ -180,6 +180,10 @@ impl EventLog for FaultyLog {
         self.inner.writable().await;
     }
 
+    fn pending_bytes(&self) -> usize {
+        self.inner.pending_bytes()
+    }
+
     fn partitions(&self) -> u32 {
         self.inner.partitions()
     }

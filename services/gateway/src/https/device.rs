@@ -83,7 +83,17 @@ impl Place {
 }
 
 impl Target {
-    fn identity(&self) -> Result<Identity, HubError> {
+    /// What it is for metrics and traces, and its route.
+    pub fn operation(&self) -> (&'static str, &'static str) {
+        match self.place {
+            Place::Events => ("events", "/devices/{id}/messages/events"),
+            Place::Queue => ("receive", "/devices/{id}/messages/devicebound"),
+            Place::Locked(_) => ("settle", "/devices/{id}/messages/devicebound/{lock}"),
+            Place::Abandon(_) => ("abandon", "/devices/{id}/messages/devicebound/{lock}/abandon"),
+        }
+    }
+
+    pub fn identity(&self) -> Result<Identity, HubError> {
         match &self.module {
             Some(module) => Identity::module(&self.device, module),
             None => Identity::device(&self.device),

@@ -15,13 +15,14 @@ mod websocket;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dunlin_model::{ErrorCode, HubError, limits};
 use dunlin_proto::status::from_status;
+use dunlin_runtime::telemetry::{KeyValue, Span, SpanKind, http_method, identity};
 use http::uri::PathAndQuery;
-use http::{Request, Response, StatusCode, Uri, header};
+use http::{Method, Request, Response, StatusCode, Uri, header};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -91,9 +92,20 @@ async fn serve_http(
             let response = if websocket::is_asked(&request) {
                 websocket::answer(&request)
             } else if let Some(target) = device::target(request.uri()) {
-                device::serve(request, target, gateway, shown, timeouts.http_body).await
+                let (began, operation) = (Instant::now(), target.operation());
+                let span = device_span(&gateway, request.method(), &target);
+                let serve =
+                    device::serve(request, target, gateway.clone(), shown, timeouts.http_body);
+                let response = span.run(serve).await;
+                let status = response.status().as_u16();
+                gateway.metrics.request(operation.0, status, began.elapsed());
+                response
             } else {
-                forward(request, gateway, timeouts.http_body).await
+                let span = gateway.telemetry.received(request.headers(), true, || {
+                    let method = http_method(request.method());
+                    (method.to_owned(), vec![KeyValue::new("http.request.method", method)])
+                });
+                span.run(forward(request, gateway, timeouts.http_body)).await
             };
             upgraded.set(response.status() == StatusCode::SWITCHING_PROTOCOLS);
             Ok::<_, Infallible>(Answer::to(response, busy))
@@ -133,6 +145,18 @@ async fn serve_http(
     }
     let place = devices.lobby.enter(io.get_ref())?;
     Some((io, early, place))
+}
+
+/// What a device sends as `traceparent` is not heeded: it has no say in what is kept.
+fn device_span(gateway: &Gateway, method: &Method, target: &device::Target) -> Span {
+    let (_, route) = target.operation();
+    let name = "device request";
+    gateway.telemetry.span(name, SpanKind::Server, || {
+        let mut attributes = target.identity().as_ref().map(identity).unwrap_or_default();
+        attributes.push(KeyValue::new("http.request.method", http_method(method)));
+        attributes.push(KeyValue::new("http.route", route));
+        attributes
+    })
 }
 
 /// Hands a request to the REST API, in process or elsewhere.

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::gateway::Gateway;
+use crate::metrics::Protocol;
 use crate::session::Sender;
 
 /// What marks a body as a batch.
@@ -73,8 +74,12 @@ pub async fn send(
         scope: granted.scope(),
         model_id: None,
     };
+    let began = Instant::now();
     match tokio::time::timeout(STORED, store(gateway, sender, &messages)).await {
-        Ok(true) => Ok(()),
+        Ok(true) => {
+            gateway.metrics.durable(Protocol::Https, began.elapsed());
+            Ok(())
+        }
         Ok(false) => {
             Err(HubError::new(ErrorCode::ServerError, "not all could be stored: send it again"))
         }
@@ -99,6 +104,7 @@ async fn store(gateway: &Gateway, sender: Sender<'_>, messages: &[Message<'_>]) 
     }
     for _ in messages {
         if outcomes.recv().await != Some(true) {
+            gateway.metrics.failed(1);
             return false;
         }
     }

@@ -16,6 +16,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use super::frames::WsFilter;
 use super::status;
 use crate::lobby::{Seat, Waiting};
+use crate::metrics::Protocol;
 use crate::mqtt::{self, End};
 use crate::worker::Worker;
 
@@ -90,7 +91,7 @@ pub async fn serve<F: Filter>(
     // What the filter says to frames that were there before it, ntex does not write. A connection
     // that has gone is found out below.
     let _ = io.flush(false).await;
-    let end = mqtt::run(&io, &worker, waiting, wait).await;
+    let end = mqtt::run(&io, &worker, Protocol::MqttWebSocket, waiting, wait).await;
     io.filter().set_code(close_code(end));
     let _ = io.shutdown().await;
 }

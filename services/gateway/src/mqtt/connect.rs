@@ -22,40 +22,47 @@ use crate::table::Address;
 use crate::tls::ClientCertificates;
 use crate::worker::{Reservation, Worker};
 
-/// Reads CONNECT and answers it. `None`: refused or gone, with whatever answer was due.
+// Where no error code says why: what MQTT calls it.
+const PROTOCOL: &str = "UnacceptableProtocolVersion";
+const CLIENT_ID: &str = "IdentifierRejected";
+const NO_CONNECT: &str = "NoConnect";
+const UNAVAILABLE: &str = "ServiceUnavailable";
+
+/// Reads CONNECT and answers it. Fails with why it was refused, for metrics, once whatever answer
+/// was due is given.
 pub async fn open<F: Filter>(
     io: &Io<F>,
     worker: &Rc<Worker>,
     waiting: Waiting,
     wait: Duration,
-) -> Option<(Rc<Connection>, Reservation)> {
+) -> Result<(Rc<Connection>, Reservation), &'static str> {
     let first = tokio::time::timeout(wait, io.recv(&Frames { connect_only: true })).await;
     // Whoever sent a whole packet is no longer in anybody's way: what follows is the hub's to bound.
     drop(waiting);
     let connect = match first {
         Ok(Ok(Some(Decoded::Packet(Packet::Connect(connect), _)))) => connect,
         Ok(Err(Either::Left(DecodeError::UnsupportedProtocolLevel))) => {
-            return refuse(io, ConnectAckReason::UnacceptableProtocolVersion);
+            return refuse(io, ConnectAckReason::UnacceptableProtocolVersion, PROTOCOL);
         }
         // An empty ClientId names no device, with CleanSession=0 or 1 [MQTT-3.1.3-8], [-9].
         Ok(Err(Either::Left(DecodeError::InvalidClientId))) => {
-            return refuse(io, ConnectAckReason::IdentifierRejected);
+            return refuse(io, ConnectAckReason::IdentifierRejected, CLIENT_ID);
         }
         Ok(other) => {
             tracing::debug!(error = ?other.err(), "no CONNECT");
-            return None;
+            return Err(NO_CONNECT);
         }
         Err(_) => {
             tracing::debug!("no CONNECT within {wait:?}");
-            return None;
+            return Err(NO_CONNECT);
         }
     };
     if connect.client_id.is_empty() {
-        return refuse(io, ConnectAckReason::IdentifierRejected);
+        return refuse(io, ConnectAckReason::IdentifierRejected, CLIENT_ID);
     }
     // Nobody is authenticated for this: the device's next gateway will do that.
     if worker.is_draining() {
-        return refuse(io, ConnectAckReason::ServiceUnavailable);
+        return refuse(io, ConnectAckReason::ServiceUnavailable, UNAVAILABLE);
     }
     let reservation = worker.reserve();
     let certificates = || io.query::<ClientCertificates>().as_ref().map(|shown| shown.0.clone());
@@ -69,7 +76,7 @@ pub async fn open<F: Filter>(
             let named = username::parse(name, &connect.client_id, hostnames).is_ok();
             let client_id = if named { &*connect.client_id } else { "(none)" };
             tracing::info!(client_id, %error, "connection refused");
-            return refuse(io, reason::connack(&error));
+            return refuse(io, reason::connack(&error), error.code.name());
         }
     };
     let Connect { keep_alive, last_will, .. } = *connect;
@@ -82,14 +89,14 @@ pub async fn open<F: Filter>(
         worker.now(),
     );
     if !reservation.fill(&connection) {
-        return refuse(io, ConnectAckReason::ServiceUnavailable);
+        return refuse(io, ConnectAckReason::ServiceUnavailable, UNAVAILABLE);
     }
     // A session without a subscription is nothing that could be present.
     let present = !connection.session().subscriptions().is_empty();
     answer(io, ConnectAckReason::ConnectionAccepted, present);
     // Who has a stored subscription does not subscribe again.
     connection.look_for_commands(worker);
-    Some((connection, reservation))
+    Ok((connection, reservation))
 }
 
 async fn authenticate(
@@ -133,9 +140,13 @@ async fn authenticate(
     Box::pin(gateway.open(claimant)).await
 }
 
-fn refuse<F: Filter, T>(io: &Io<F>, return_code: ConnectAckReason) -> Option<T> {
+fn refuse<F: Filter, T>(
+    io: &Io<F>,
+    return_code: ConnectAckReason,
+    why: &'static str,
+) -> Result<T, &'static str> {
     answer(io, return_code, false);
-    None
+    Err(why)
 }
 
 fn answer<F: Filter>(io: &Io<F>, return_code: ConnectAckReason, session_present: bool) {

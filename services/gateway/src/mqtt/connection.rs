@@ -287,6 +287,7 @@ impl Connection {
         let token = Token { connection: self.key, sequence: acks.next() };
         let marks = marks(publish.retain, publish.dup);
         self.session.send(bag.headers().chain(marks), body, token, Some(&worker.sink))?;
+        worker.time(token);
         acks.wait(publish.packet_id);
         Ok(())
     }

@@ -13,6 +13,7 @@ use super::connect;
 use super::connection::{Connection, End};
 use crate::Timeouts;
 use crate::lobby::{Seat, Waiting};
+use crate::metrics::Protocol;
 use crate::tls;
 use crate::worker::Worker;
 
@@ -30,8 +31,10 @@ pub async fn serve(
 ) {
     let handshake = tokio::time::timeout(timeouts.tls_handshake, tls::accept(io, tls));
     // Boxed and dropped before the connection settles: an idle device keeps only what follows.
-    let Ok(Ok(io)) = Box::pin(handshake).await else { return };
-    run(&io, &worker, waiting, timeouts.mqtt_connect).await;
+    let Ok(Ok(io)) = Box::pin(handshake).await else {
+        return worker.gateway.metrics.connect(Protocol::Mqtt, "TlsHandshake");
+    };
+    run(&io, &worker, Protocol::Mqtt, waiting, timeouts.mqtt_connect).await;
     // Lets the last words out and says close_notify; the socket goes with `io`. Nothing is left to
     // do if the peer is gone.
     let _ = io.shutdown().await;
@@ -42,11 +45,15 @@ pub async fn serve(
 pub async fn run<F: Filter>(
     io: &Io<F>,
     worker: &Rc<Worker>,
+    protocol: Protocol,
     waiting: Waiting,
     wait: Duration,
 ) -> Option<End> {
     let opened = Box::pin(connect::open(io, worker, waiting, wait)).await;
-    let (connection, reservation) = opened?;
+    let metrics = &worker.gateway.metrics;
+    metrics.connect(protocol, opened.as_ref().err().copied().unwrap_or("accepted"));
+    let (connection, reservation) = opened.ok()?;
+    let _connected = metrics.connected(protocol);
     let end = poll_fn(|cx| connection.poll(io, worker, cx)).await;
     close(&connection, end, worker);
     if connection.has_leases() {

@@ -15,7 +15,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::mesh::{Mesh, MeshError};
-use crate::{Role, Shutdown};
+use crate::{Role, Shutdown, Telemetry};
 
 struct Authority {
     pem: String,
@@ -58,7 +58,8 @@ fn folder() -> TempDir {
 async fn serve(config: Config) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound").to_string();
-    let mesh = Mesh::open(config, &[Role::Api], Handle::current()).expect("a mesh");
+    let mesh =
+        Mesh::open(config, &[Role::Api], Handle::current(), Telemetry::default()).expect("a mesh");
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
     mesh.attach(axum::Router::new().route(
@@ -76,7 +77,7 @@ async fn serve(config: Config) -> (String, Arc<AtomicUsize>) {
 async fn call(config: Config, address: &str) -> Result<String, Status> {
     let scheme = if config.tls_cert.as_os_str().is_empty() { "http" } else { "https" };
     let config = Config { api: format!("{scheme}://{address}"), ..config };
-    let mesh = Mesh::open(config, &[], Handle::current()).expect("a mesh");
+    let mesh = Mesh::open(config, &[], Handle::current(), Telemetry::default()).expect("a mesh");
     let channel = mesh.channel(Role::Api).expect("configured");
     let request = http::Request::get("/").body(Body::empty()).expect("a request");
     let body = channel.oneshot(request).await?.into_body().collect().await?;
@@ -154,7 +155,7 @@ async fn settings_that_do_not_fit_are_named() {
     let (ours, folder) = (Authority::new(), folder());
     let good = ours.issue(&folder, "dunlin", &ours);
     let check = |config: Config, want: &str| {
-        let opened = Mesh::open(config, &[], Handle::current());
+        let opened = Mesh::open(config, &[], Handle::current(), Telemetry::default());
         let opened = opened.and_then(|mesh| mesh.channel(Role::Api).map(|_| ()));
         let error = crate::mesh::chain(&opened.expect_err("a mistake"));
         assert!(error.contains(want), "{error}");
@@ -166,7 +167,8 @@ async fn settings_that_do_not_fit_are_named() {
     check(Config { advertise: "http://me:1".into(), ..good.clone() }, "mesh.advertise");
     check(Config { api: "https://api:1".into(), ..Config::default() }, "as http://host:port");
     let listen = "10.0.0.1:9700".to_owned();
-    let mesh = Mesh::open(Config { listen, ..good }, &[], Handle::current()).expect("a mesh");
+    let mesh = Mesh::open(Config { listen, ..good }, &[], Handle::current(), Telemetry::default())
+        .expect("a mesh");
     assert_eq!(mesh.node(), "https://10.0.0.1:9700");
     assert!(matches!(mesh.channel(Role::Api), Err(MeshError::NoSuchRole { .. })));
 }

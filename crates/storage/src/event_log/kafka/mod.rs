@@ -221,6 +221,10 @@ impl EventLog for KafkaLog {
         self.shared.config.partitions
     }
 
+    fn pending_bytes(&self) -> usize {
+        self.shared.pending.bytes()
+    }
+
     async fn range(&self, topic: &'static str, partition: u32) -> Result<Range, StoreError> {
         let topic = self.readable(topic, partition).await?;
         self.shared.range(&topic, partition).await

@@ -218,7 +218,11 @@ impl Pending {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) < self.limit
+        self.bytes() < self.limit
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Whether everything that was accepted has been told.

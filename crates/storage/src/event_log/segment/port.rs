@@ -83,6 +83,10 @@ impl EventLog for SegmentLog {
         self.shared.config.partitions
     }
 
+    fn pending_bytes(&self) -> usize {
+        self.shared.pending.load(Ordering::Relaxed)
+    }
+
     async fn range(&self, topic: &'static str, partition: u32) -> Result<Range, StoreError> {
         Ok(self.readable(topic, partition)?.range(partition))
     }
