@@ -159,7 +159,8 @@ impl DeviceLinks {
     }
 
     /// One presence lookup and one call to the gateway it names; both once more if the gateway knows
-    /// no such connection (`None`): it has gone, or was taken over since presence was asked.
+    /// no such connection (`None`): it has gone, or was taken over since presence was asked. A gateway
+    /// that is not to be reached and whose lease is over has died, and its devices went with it.
     async fn reach<T, F>(
         &self,
         id: &Identity,
@@ -172,9 +173,16 @@ impl DeviceLinks {
         for _ in 0..TRIES {
             let Some(holder) = self.presence.holder(id).await? else { break };
             let client = self.client(&holder, deadline)?;
-            let answer = call(client, holder.epoch).await.map_err(|status| from_status(&status))?;
-            if answer.is_some() {
-                return Ok(answer);
+            match call(client, holder.epoch).await {
+                Ok(None) => {}
+                Ok(answer) => return Ok(answer),
+                Err(status)
+                    if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+                        && !self.presence.node_lives(&holder.node).await? =>
+                {
+                    break;
+                }
+                Err(status) => return Err(from_status(&status)),
             }
         }
         Ok(None)

@@ -208,9 +208,13 @@ async fn a_call_that_is_dropped_is_cancelled_at_the_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_is_away_is_a_passing_fault() {
+async fn a_gateway_that_is_away_is_a_passing_fault_until_its_lease_is_over() {
+    let away = "http://127.0.0.1:1";
     let hub = Hub::start(false).await;
-    connect(&hub.presence, "http://127.0.0.1:1").await;
+    connect(&hub.presence, away).await;
+    assert_eq!(hub.invoke("answer", LONG).await, Ok(Invoked::NotConnected));
+    assert_eq!(hub.links.notify_commands(&id()).await, Ok(false));
+    hub.presence.node_renew(away).await.expect("renewed");
     let error = hub.invoke("answer", LONG).await.expect_err("away");
     assert_eq!(error.code, ErrorCode::ServiceUnavailable);
     assert!(error.retryable());
