@@ -133,9 +133,6 @@ fn perform(step: Step, options: &Options, counts: &mut Counts) -> Result<bool> {
             let servers = Servers::start()?;
             let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"])?;
             servers.show(&mut tests);
-            if std::env::var_os(THREADS).is_none() {
-                tests.env(THREADS, threads().to_string());
-            }
             process::run(tests.args(args), &mut count)
         }
         Step::Sdk => {
@@ -143,13 +140,6 @@ fn perform(step: Step, options: &Options, counts: &mut Counts) -> Result<bool> {
             sdk::run(built, args, &mut count)
         }
     }
-}
-
-/// Tests at one time. They wait for timers, disks and servers for most of theirs.
-const THREADS: &str = "RUST_TEST_THREADS";
-
-fn threads() -> usize {
-    2 * std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Cargo at the repository's root, into the target directory that this program came from.
