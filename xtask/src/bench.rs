@@ -130,6 +130,9 @@ impl Options {
             let value = rest.next().and_then(|value| value.parse().ok()).filter(|n| *n > 0);
             *number = Some(value.ok_or_else(|| format!("{arg} takes a number above 0"))?);
         }
+        if options.pin && options.cluster {
+            return Err("--pin is of one server: a cluster has many processes".into());
+        }
         Ok(options)
     }
 }
@@ -305,6 +308,7 @@ mod tests {
         for line in [
             "",
             "idle --cluster",
+            "publish --pin --cluster",
             "connect --seconds 1",
             "fast",
             "idle --seconds 1",

@@ -7,6 +7,7 @@
 //! data folder, as the hub's own command line does. Dropped, it is killed, the servers last;
 //! [`Cluster::stop`] lets it drain.
 
+use std::env;
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
@@ -164,6 +165,13 @@ impl Cluster {
             .map_err(|error| format!("cannot create {}: {error}", data.display()))?;
         for port in [options.mqtt_port, options.https_port.unwrap_or(443)] {
             free(options.bind, port)?;
+        }
+        // It would work on somebody's tables and topics with a master key that is gone in the end.
+        if let Some(name) = [POSTGRES, REDIS, KAFKA].iter().find(|name| env::var_os(name).is_some())
+        {
+            return Err(format!(
+                "{name} is set, but a cluster has servers of its own; to run on others, start `dunlin run`"
+            ));
         }
         let servers = Servers::start()?;
         let mut variables = vec![

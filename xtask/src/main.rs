@@ -56,11 +56,12 @@ cargo xtask COMMAND
     --pin         c2d, https, idle, method, publish: the server on processor 0, the client on processor 1
     --x509        idle: devices show a certificate instead of a token
 
-  fuzz [TARGET…] [--seconds N]   libFuzzer on what reads bytes of strangers (sas, bag, username, frame, identity, segment)
+  fuzz [TARGET…] [--seconds N]   libFuzzer on what reads bytes of strangers (bag, bulk, frame, identity, sas, segment, twin, username)
     --seconds N   of each target (60)
 
 Environment: DUNLIN_BIN (step sdk, cluster: take this binary and do not build), CARGO_TARGET_DIR;
-DUNLIN_TEST_POSTGRES, DUNLIN_TEST_REDIS, DUNLIN_TEST_KAFKA (servers to use in place of our own).
+step cargo, servers to use in place of our own: DUNLIN_TEST_POSTGRES, DUNLIN_TEST_REDIS with DUNLIN_TEST_REDIS_TLS,
+DUNLIN_TEST_CA (of both), DUNLIN_TEST_KAFKA, DUNLIN_TEST_KAFKA_HOME (docs/testing.md).
 Exit code: 0 passed, 1 failed, 2 usage. docs/testing.md says what runs where.
 ";
 

@@ -13,6 +13,7 @@ use std::process::Command;
 use std::thread;
 
 use crate::process::{self, run_shown, succeeds};
+use crate::servers::VARIABLES;
 use crate::suite::cargo;
 use crate::{Result, workspace};
 
@@ -73,6 +74,10 @@ fn command(binary: &Path, name: &str, args: &[String]) -> Result<Command> {
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1");
     // What the person who calls has set up for a hub of their own is not meant.
     for name in ["DUNLIN_LOGIN", "DUNLIN_CA", "PYTEST_ADDOPTS", "NODE_EXTRA_CA_CERTS"] {
+        command.env_remove(name);
+    }
+    // No server outside is reached from in there.
+    for name in VARIABLES {
         command.env_remove(name);
     }
     Ok(command)

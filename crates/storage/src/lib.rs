@@ -1,5 +1,5 @@
 //! The ports: what the hub keeps, as traits whose doc comments are their specification.
-//! Each has an embedded side here, some a side for a cluster beside it, and a conformance suite
+//! Each has an embedded side here, and a side for a cluster beside it, and a conformance suite
 //! that every side must pass.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,6 @@
 //! Places on real servers for tests, a place a hub: tables, keys and topics of its own. The servers
-//! are those that the environment names.
+//! are those that the environment names. Tests that kill a server start one of their own here:
+//! xtask, which starts the others, is built without this crate and its libraries.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};

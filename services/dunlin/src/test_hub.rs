@@ -138,9 +138,11 @@ impl TestHub {
             config.mesh.listen = "127.0.0.1:0".to_owned();
         }
         (setup.edit)(&mut config);
-        // What is embedded is opened once; of servers, each node makes its own use.
-        let openings = if site.place.is_some() { setup.nodes.len() } else { 1 };
-        let opened = join_all((0..openings).map(|_| Stores::open(&config))).await;
+        // What is embedded is opened once; of servers, each node makes its own use, as a process does.
+        let apart = if site.place.is_some() { setup.nodes } else { &[] };
+        // The last is the test's own.
+        let openings = apart.iter().copied().chain([&Role::ALL[..]]);
+        let opened = join_all(openings.map(|roles| Stores::open_for(&config, roles))).await;
         let stores: Vec<_> =
             opened.into_iter().map(|opened| (setup.stores)(opened.expect("stores"))).collect();
         let certificate = tls::develop(folder, &config.names()).expect("a certificate");
@@ -222,7 +224,7 @@ impl TestHub {
 
     /// The stores below the hub (on servers, of its first node), to look at or to fill.
     pub fn stores(&self) -> &Stores {
-        &self.stores[0]
+        &self.stores[self.stores.len() - 1]
     }
 
     /// A client with the owner's rights, by way of the first gateway.

@@ -35,11 +35,22 @@ pub const KAFKA_HOME: &str = "DUNLIN_TEST_KAFKA_HOME";
 /// PEM file with the certificate to trust of Postgres and Redis.
 pub const CA: &str = "DUNLIN_TEST_CA";
 
+/// All of them.
+pub const VARIABLES: [&str; 6] = [POSTGRES, REDIS, REDIS_TLS, KAFKA, KAFKA_HOME, CA];
+
 /// It guards nothing: the servers listen on loopback only and hold what a test made up.
 const PASSWORD: &str = "loopback";
 
-/// Installs what is missing.
+/// Installs what is missing, of all of them: clusters have servers of their own, whatever the
+/// environment names.
 pub fn prepare() -> Result<()> {
+    postgres::prepare()?;
+    redis::prepare()?;
+    kafka::prepare()
+}
+
+/// Installs what is missing of those that the environment does not name.
+fn prepare_needed() -> Result<()> {
     if needed(POSTGRES) {
         postgres::prepare()?;
     }
@@ -48,6 +59,16 @@ pub fn prepare() -> Result<()> {
     }
     if needed(KAFKA) || needed(KAFKA_HOME) {
         kafka::prepare()?;
+    }
+    Ok(())
+}
+
+/// A server of somebody else's is named whole: what tests ask of it they find by several variables.
+fn whole() -> Result<()> {
+    for (server, more) in [(POSTGRES, CA), (REDIS, REDIS_TLS), (REDIS, CA)] {
+        if !needed(server) && needed(more) {
+            return Err(format!("{server} is set, so set {more}, too (docs/testing.md)"));
+        }
     }
     Ok(())
 }
@@ -68,7 +89,8 @@ pub struct Servers {
 impl Servers {
     /// Starts those that the environment does not name, and waits for them.
     pub fn start() -> Result<Self> {
-        prepare()?;
+        whole()?;
+        prepare_needed()?;
         let folder = new_folder()?;
         let mut servers = Self { running: Vec::new(), folder, variables: Vec::new() };
         let folder = servers.folder.clone();

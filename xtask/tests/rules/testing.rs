@@ -13,7 +13,7 @@ const CODE: [&str; 4] = [".rs", ".py", ".js", ".mjs"];
 fn test_lines<'a>(path: &str, text: &'a str) -> impl Iterator<Item = (usize, &'a str)> + use<'a> {
     let for_tests = |part: &str| {
         let stem = part.split('.').next().unwrap_or(part);
-        ["tests", "test", "testkit", "conformance"].contains(&stem)
+        ["tests", "test", "testing", "testkit", "conformance"].contains(&stem)
             || stem.starts_with("test_")
             || stem.ends_with("_test")
             || stem.ends_with("_tests")

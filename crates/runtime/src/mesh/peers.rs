@@ -52,9 +52,10 @@ pub(super) struct Times {
 }
 
 impl Default for Times {
-    /// With `LOOKUP` and `CONNECT` a new replica is called within ten seconds.
+    /// With `LOOKUP` and twice `CONNECT`, should the look before have met an address that does not
+    /// answer, a new replica is called within ten seconds.
     fn default() -> Self {
-        Self { again: Duration::from_secs(5), unused: Duration::from_secs(60) }
+        Self { again: Duration::from_secs(2), unused: Duration::from_secs(60) }
     }
 }
 

@@ -329,13 +329,3 @@ async fn bad_questions_are_refused(hub: &TestHub) {
         }
     }
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_ends_when_the_hub_does() {
-    let hub = TestHub::all_in_one().await;
-    let mut stream = open(&hub, "").await;
-    let reading = tokio::spawn(async move { stream.next().await });
-    hub.stop().await;
-    let end = reading.await.expect("no panic");
-    assert!(matches!(end, Ok(None) | Err(ClientError::Unreachable { .. })), "{end:?}");
-}

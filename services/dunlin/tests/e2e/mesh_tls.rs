@@ -12,7 +12,8 @@ use crate::raw::puback;
 /// A connect, a message and a call: between them they cross every way between two processes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_is_served_across_processes_that_speak_tls() {
-    let hub = TestHub::start(Setup { edit: Box::new(with_tls), ..Setup::split() }).await;
+    let hub =
+        TestHub::start(Setup { edit: Box::new(with_tls), ..Setup::split().on_servers() }).await;
     let (door, client) = (Door::of(&hub), hub.client());
     let device = Device::create(&hub, "d").await;
     let mut raw = listening(&door, &device).await;

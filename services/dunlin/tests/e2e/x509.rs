@@ -133,21 +133,21 @@ async fn a_certificate_is_good_over_https(hub: &TestHub) {
     assert_eq!(method(header::AUTH_METHOD).and_then(|header| header.value.as_deref()), Some(want));
 }
 
+scenario!(a_resumed_tls_session_is_the_same_device);
+
 /// A resumed TLS session shows no certificate again: the one of its first handshake counts, and is
 /// judged anew.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_resumed_tls_session_is_the_same_device() {
-    let hub = TestHub::all_in_one().await;
+async fn a_resumed_tls_session_is_the_same_device(hub: &TestHub) {
     let ca = Card::self_signed(authority("ca"));
     for (number, version) in [&TLS12, &TLS13].into_iter().enumerate() {
-        verified(&hub, "ca", &ca).await;
+        verified(hub, "ca", &ca).await;
         let [known, vouched] = ["known", "vouched"].map(|name| format!("{name}-{number}"));
         let own = Card::self_signed(named("whoever"));
-        register(&hub, &known, &thumbprints(&own.sha1(), "")).await;
+        register(hub, &known, &thumbprints(&own.sha1(), "")).await;
         let leaf = ca.sign(named(&vouched));
-        register(&hub, &vouched, &by_ca()).await;
+        register(hub, &vouched, &by_ca()).await;
         let clients = [(known.as_str(), own), (vouched.as_str(), leaf)].map(|(id, card)| {
-            let mut door = Door::of(&hub);
+            let mut door = Door::of(hub);
             door.tls =
                 raw::connector_showing_by(&[version], hub.ca_pem(), card.chain, card.key.clone());
             (id, door)
@@ -165,7 +165,6 @@ async fn a_resumed_tls_session_is_the_same_device() {
             assert_eq!(resumed, Some(HandshakeKind::Resumed), "{id} by {version:?}");
         }
     }
-    hub.stop().await;
 }
 
 /// Connects, is answered so, and goes; how TLS began.

@@ -8,6 +8,7 @@ use dunlin_model::Identity;
 use self::redis_kit::{Redis, of_the_run};
 use super::{Claim, MemoryPresence, NODE_LEASE, Presence, Renewed, conformance};
 
+mod differential;
 mod redis;
 mod redis_kit;
 
