@@ -163,8 +163,10 @@ impl Cluster {
             .mode(0o700)
             .create(data.join("logs"))
             .map_err(|error| format!("cannot create {}: {error}", data.display()))?;
-        for port in [options.mqtt_port, options.https_port.unwrap_or(443)] {
-            free(options.bind, port)?;
+        free(options.bind, options.mqtt_port)?;
+        if !free(options.bind, options.https_port.unwrap_or(443))? && options.https_port.is_none() {
+            // What gateways take in its place.
+            free(options.bind, 8443)?;
         }
         // It would work on somebody's tables and topics with a master key that is gone in the end.
         if let Some(name) = [POSTGRES, REDIS, KAFKA].iter().find(|name| env::var_os(name).is_some())
@@ -308,12 +310,14 @@ fn binary(debug: bool) -> Result<PathBuf> {
 }
 
 /// Gateways share ports with whoever does, so they would not say that another cluster has them.
-fn free(bind: IpAddr, port: u16) -> Result<()> {
+/// `false`: it may not be bound.
+fn free(bind: IpAddr, port: u16) -> Result<bool> {
     match TcpListener::bind((bind, port)) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => Err(format!(
             "{bind}:{port} is taken; choose another port (--mqtt-port, --https-port) or address (--bind)"
         )),
-        _ => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(false),
+        _ => Ok(true),
     }
 }
 
@@ -354,6 +358,6 @@ mod tests {
         let port = taken.local_addr().expect("an address").port();
         assert!(free(Ipv4Addr::LOCALHOST.into(), port).is_err());
         drop(taken);
-        assert_eq!(free(Ipv4Addr::LOCALHOST.into(), port), Ok(()));
+        assert_eq!(free(Ipv4Addr::LOCALHOST.into(), port), Ok(true));
     }
 }

@@ -42,6 +42,16 @@ pub enum Invoked {
     },
 }
 
+/// What it means that a gateway cannot be reached, once its lease is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dead {
+    /// It has died, and its devices with it. One that only stood still asks, when it goes on, for
+    /// what its devices have missed.
+    Gone,
+    /// A fault as others: it does not ask for this.
+    Fault,
+}
+
 /// Reaches connected devices by identity.
 #[derive(Clone)]
 pub struct DeviceLinks {
@@ -105,7 +115,7 @@ impl DeviceLinks {
         payload: &[u8],
         deadline: Duration,
     ) -> Result<Invoked, HubError> {
-        let invoked = self.reach(id, deadline, |mut client, epoch| async move {
+        let invoked = self.reach(id, deadline, Dead::Gone, |mut client, epoch| async move {
             let request = InvokeRequest {
                 identity: id.as_str().to_owned(),
                 epoch,
@@ -136,7 +146,7 @@ impl DeviceLinks {
         version: u64,
         patch: &[u8],
     ) -> Result<bool, HubError> {
-        let told = self.reach(id, NOTIFY_DEADLINE, |mut client, epoch| async move {
+        let told = self.reach(id, NOTIFY_DEADLINE, Dead::Fault, |mut client, epoch| async move {
             let request = NotifyDesiredRequest {
                 identity: id.as_str().to_owned(),
                 epoch,
@@ -151,7 +161,7 @@ impl DeviceLinks {
     /// Tells a connected device's gateway that there are C2D messages for it. `false`: it is not
     /// connected.
     pub async fn notify_commands(&self, id: &Identity) -> Result<bool, HubError> {
-        let told = self.reach(id, NOTIFY_DEADLINE, |mut client, epoch| async move {
+        let told = self.reach(id, NOTIFY_DEADLINE, Dead::Gone, |mut client, epoch| async move {
             let request = NotifyCommandsRequest { identity: id.as_str().to_owned(), epoch };
             Ok(client.notify_commands(request).await?.into_inner().found.then_some(()))
         });
@@ -159,12 +169,12 @@ impl DeviceLinks {
     }
 
     /// One presence lookup and one call to the gateway it names; both once more if the gateway knows
-    /// no such connection (`None`): it has gone, or was taken over since presence was asked. A gateway
-    /// that is not to be reached and whose lease is over has died, and its devices went with it.
+    /// no such connection (`None`): it has gone, or was taken over since presence was asked.
     async fn reach<T, F>(
         &self,
         id: &Identity,
         deadline: Duration,
+        dead: Dead,
         call: impl Fn(DeviceLinkClient<MeshChannel>, Epoch) -> F,
     ) -> Result<Option<T>, HubError>
     where
@@ -177,7 +187,8 @@ impl DeviceLinks {
                 Ok(None) => {}
                 Ok(answer) => return Ok(answer),
                 Err(status)
-                    if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+                    if dead == Dead::Gone
+                        && matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
                         && !self.presence.node_lives(&holder.node).await? =>
                 {
                     break;

@@ -5,12 +5,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use dunlin_model::{ErrorCode, Identity};
 use dunlin_runtime::Shutdown;
 use dunlin_storage::StoreError;
 use dunlin_storage::presence::{Epoch, NODE_LEASE, Renewed};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::background::Background;
 use crate::gateway::{Gateway, disconnect};
@@ -18,6 +19,9 @@ use crate::queue::Message;
 
 /// Connections that are told in one call.
 const CALL: usize = 5_000;
+/// Connections that ask for C2D messages at a time, and how long the next ones wait.
+const ASK: usize = 500;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The task that renews. At its end every connection is gone, and nobody is to be found here.
 pub fn start(gateway: Arc<Gateway>) -> Background {
@@ -49,12 +53,17 @@ async fn keep(gateway: Arc<Gateway>, stop: Shutdown) {
 
 /// `lost` stays set until everything is restored.
 async fn renew(gateway: &Arc<Gateway>, lost: &mut bool) -> Result<(), StoreError> {
-    *lost |= gateway.presence.node_renew(&gateway.node).await? == Renewed::Lost;
+    let renewed = gateway.presence.node_renew(&gateway.node).await;
+    // Of one that failed nobody knows what it has found, and whether the next finds its lease.
+    *lost |= !matches!(renewed, Ok(Renewed::Kept));
+    renewed?;
     if *lost {
         let held = gateway.table.held();
+        let mut kept = Vec::new();
         for held in held.chunks(CALL) {
-            restore(gateway, held).await?;
+            restore(gateway, held, &mut kept).await?;
         }
+        gateway.runtime.spawn(ask(gateway.clone(), kept));
         if !held.is_empty() {
             // The registry may have taken it for dead, too.
             gateway.restored.fetch_add(1, Ordering::Relaxed);
@@ -68,7 +77,25 @@ async fn renew(gateway: &Arc<Gateway>, lost: &mut bool) -> Result<(), StoreError
     Ok(())
 }
 
-async fn restore(gateway: &Arc<Gateway>, held: &[(Identity, Epoch)]) -> Result<(), StoreError> {
+/// Has connections ask for C2D messages: who was sent some meanwhile was taken for not connected.
+async fn ask(gateway: Arc<Gateway>, kept: Vec<(Identity, Epoch)>) {
+    for kept in kept.chunks(ASK) {
+        for (identity, epoch) in kept {
+            if let Some(address) = gateway.table.connected(identity, *epoch) {
+                address.queue.tell(address.key, Message::Commands);
+            }
+        }
+        // sleep: the pace. Nobody else's calls are to be shed for them.
+        sleep(PAUSE).await;
+    }
+}
+
+/// `kept`: who is still the gateway's.
+async fn restore(
+    gateway: &Arc<Gateway>,
+    held: &[(Identity, Epoch)],
+    kept: &mut Vec<(Identity, Epoch)>,
+) -> Result<(), StoreError> {
     let taken: HashSet<_> =
         gateway.presence.restore(&gateway.node, held).await?.into_iter().collect();
     for (identity, epoch) in held {
@@ -82,8 +109,7 @@ async fn restore(gateway: &Arc<Gateway>, held: &[(Identity, Epoch)]) -> Result<(
             let reason = ErrorCode::ConnectionForcefullyClosedOnNewConnection;
             gateway.runtime.spawn(async move { disconnect(&address, reason).await });
         } else {
-            // Who was sent something meanwhile was taken for not connected.
-            address.queue.tell(address.key, Message::Commands);
+            kept.push((identity.clone(), *epoch));
         }
     }
     Ok(())

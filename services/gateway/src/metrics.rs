@@ -1,5 +1,5 @@
 //! What a gateway tells of its devices (docs/observability.md). On the path of a message these are
-//! relaxed atomics; everything with a label is looked up when a connection or request comes or goes.
+//! relaxed atomics, and once a batch a histogram's lock; everything with a label is looked up when a connection or request comes or goes.
 
 use std::fmt;
 use std::sync::Arc;

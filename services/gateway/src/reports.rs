@@ -162,15 +162,21 @@ pub async fn finish(task: Background) {
 
 async fn run(gateway: Arc<Gateway>, stop: Shutdown) {
     let reports = &gateway.reports;
+    let mut away = false;
     loop {
         tokio::select! {
             () = reports.wake.notified() => {}
             () = stop.cancelled() => break,
         }
         let pause = match reports.tell(&gateway).await {
-            Ok(()) => PAUSE,
+            Ok(()) => {
+                away = false;
+                PAUSE
+            }
             Err(error) => {
-                tracing::warn!(%error, "the registry cannot be told of connections, trying again");
+                if !std::mem::replace(&mut away, true) {
+                    tracing::warn!(%error, "the registry cannot be told of connections, trying again");
+                }
                 reports.flush();
                 RETRY
             }

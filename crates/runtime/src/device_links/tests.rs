@@ -214,6 +214,10 @@ async fn a_gateway_that_is_away_is_a_passing_fault_until_its_lease_is_over() {
     connect(&hub.presence, away).await;
     assert_eq!(hub.invoke("answer", LONG).await, Ok(Invoked::NotConnected));
     assert_eq!(hub.links.notify_commands(&id()).await, Ok(false));
+    // A gateway that stood still would not ask for it: it is to be told again, or the device's
+    // connection to be ended.
+    let desired = hub.links.notify_desired(&id(), 2, b"{}").await;
+    assert_eq!(desired.expect_err("away").code, ErrorCode::ServiceUnavailable);
     hub.presence.node_renew(away).await.expect("renewed");
     let error = hub.invoke("answer", LONG).await.expect_err("away");
     assert_eq!(error.code, ErrorCode::ServiceUnavailable);

@@ -153,6 +153,12 @@ async fn serve(
         (true, None) => Some(tls::develop(&data, &config.names())?),
         _ => None,
     };
+    if shared && gateway && config.mesh.listen.is_empty() {
+        warn!(
+            "mesh.listen is empty, so this process must be the only one on its stores: another one \
+             could not end connections here; set mesh.listen and mesh.advertise"
+        );
+    }
     if shared && made.is_some() {
         warn!(
             folder = %data.display(),

@@ -15,8 +15,9 @@ use tracing::{info, warn};
 
 use super::Stores;
 
-/// A need that does not answer within this is not met.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A need that does not answer within this is not met. Less than the second that Kubernetes waits for
+/// an answer, so that it comes, and its reason into the log.
+const PATIENCE: Duration = Duration::from_millis(800);
 /// How long an answer holds, however often it is asked for.
 const KEPT: Duration = Duration::from_secs(1);
 /// A setting that no hub has.

@@ -81,6 +81,9 @@ impl Stores {
     }
 }
 
+/// Connections that are ended in one transaction.
+const PIECE: usize = 1_000;
+
 type Devices = (Arc<dyn DeviceStore>, Arc<dyn TwinStore>, Arc<dyn CommandQueue>);
 
 /// Where devices may be.
@@ -137,7 +140,7 @@ async fn presence(url: &str, devices: &Arc<dyn DeviceStore>) -> Result<Arc<dyn P
     // With presence in memory this is the only gateway there is: whoever was connected before it
     // started is not any more.
     for node in devices.node_list().await? {
-        devices.node_end(&node, clock::unix_millis(), usize::MAX).await?;
+        while devices.node_end(&node, clock::unix_millis(), PIECE).await? == PIECE {}
     }
     Ok(Arc::new(MemoryPresence::new(generation)))
 }

@@ -67,7 +67,11 @@ pub(in super::super) async fn import(
         (Err(error), _) => {
             return Err(error.context("nothing was imported").context(named()).into());
         }
-        (Ok(_), Err(error)) => return Err(anyhow!(error).context("nothing was imported").into()),
+        (Ok(_), Err(error)) => {
+            let what = "nothing was imported, or all of it, if the connection was lost at the very \
+                        end: run it again, and it says so";
+            return Err(anyhow!(error).context(what).into());
+        }
     };
     let mut next = "Next: start the hub on this configuration, under the names and with the \
                     certificate that devices know, and leave the one that was exported stopped"
