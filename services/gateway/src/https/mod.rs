@@ -89,23 +89,10 @@ async fn serve_http(
         let (busy, gateway, upgraded) = (watch.busy(), gateway.clone(), &upgraded);
         let shown = shown.clone();
         async move {
-            let response = if websocket::is_asked(&request) {
-                websocket::answer(&request)
-            } else if let Some(target) = device::target(request.uri()) {
-                let (began, operation) = (Instant::now(), target.operation());
-                let span = device_span(&gateway, request.method(), &target);
-                let serve =
-                    device::serve(request, target, gateway.clone(), shown, timeouts.http_body);
-                let response = span.run(serve).await;
-                let status = response.status().as_u16();
-                gateway.metrics.request(operation.0, status, began.elapsed());
-                response
-            } else {
-                let span = gateway.telemetry.received(request.headers(), true, || {
-                    let method = http_method(request.method());
-                    (method.to_owned(), vec![KeyValue::new("http.request.method", method)])
-                });
-                span.run(forward(request, gateway, timeouts.http_body)).await
+            let response = match websocket::is_asked(&request) {
+                true => websocket::answer(&request),
+                // Boxed: hyper has room for it from the first byte of a connection to its last.
+                false => Box::pin(respond(request, gateway, shown, timeouts.http_body)).await,
             };
             upgraded.set(response.status() == StatusCode::SWITCHING_PROTOCOLS);
             Ok::<_, Infallible>(Answer::to(response, busy))
@@ -145,6 +132,27 @@ async fn serve_http(
     }
     let place = devices.lobby.enter(io.get_ref())?;
     Some((io, early, place))
+}
+
+/// Answers a request that is no WebSocket's.
+async fn respond(
+    request: Request<Incoming>,
+    gateway: Arc<Gateway>,
+    shown: Option<Arc<Vec<Vec<u8>>>>,
+    patience: Duration,
+) -> Response<Body> {
+    let Some(target) = device::target(request.uri()) else {
+        let span = gateway.telemetry.received(request.headers(), true, || {
+            let method = http_method(request.method());
+            (method.to_owned(), vec![KeyValue::new("http.request.method", method)])
+        });
+        return span.run(forward(request, gateway, patience)).await;
+    };
+    let (began, operation) = (Instant::now(), target.operation());
+    let span = device_span(&gateway, request.method(), &target);
+    let response = span.run(device::serve(request, target, gateway.clone(), shown, patience)).await;
+    gateway.metrics.request(operation.0, response.status().as_u16(), began.elapsed());
+    response
 }
 
 /// What a device sends as `traceparent` is not heeded: it has no say in what is kept.
