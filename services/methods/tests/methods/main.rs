@@ -179,6 +179,7 @@ impl Hub {
     async fn connect(&self, id: &str) {
         let id = Identity::parse(id).expect("an id");
         self.presence.claim(&id, "local", 1).await.expect("claimed");
+        self.presence.node_renew("local").await.expect("renewed");
     }
 
     /// What comes of a call, and when.
