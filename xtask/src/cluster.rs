@@ -44,7 +44,7 @@ pub struct Options {
     pub mqtt_port: u16,
     /// Not given: what gateways take of themselves.
     pub https_port: Option<u16>,
-    /// Of the first process; each of the others has the next one.
+    /// Of the first process; each of the others has the next one. 0: any that are free.
     pub admin_port: u16,
     pub debug: bool,
     /// Whether standard output is told what `dunlin up` tells.
@@ -264,8 +264,12 @@ impl Plan<'_> {
     ) -> Result<Process> {
         let Self { options, .. } = self;
         let mut command = bound(&self.binary);
-        let admin_port = options.admin_port.checked_add(turn);
-        let admin_port = admin_port.ok_or("--admin-port leaves no room for the next ones")?;
+        let admin_port = match options.admin_port {
+            0 => free_port()?,
+            first => {
+                first.checked_add(turn).ok_or("--admin-port leaves no room for the next ones")?
+            }
+        };
         command.args(["run", "--roles", role, "--data"]).arg(&self.data);
         command.args(["--admin-port", &admin_port.to_string()]);
         command.args(["--mqtt-port", &options.mqtt_port.to_string()]);

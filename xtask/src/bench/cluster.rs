@@ -36,7 +36,7 @@ impl Measured {
             data: bench.folder.join("cluster"),
             mqtt_port,
             https_port: Some(free_port()?),
-            admin_port: free_port()?,
+            admin_port: 0,
             print: false,
             ..cluster::Options::default()
         };

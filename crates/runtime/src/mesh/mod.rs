@@ -14,10 +14,11 @@ use http::uri::Scheme;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use crate::metrics::Registry;
 use crate::{Role, Shutdown, Telemetry};
@@ -265,7 +266,8 @@ impl Mesh {
         let shutdown = shutdown.cancelled_owned();
         match &self.inner.tls {
             None => {
-                let incoming = TcpListenerStream::new(listener);
+                // Small answers must not wait for the acknowledgement of those before them.
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
                 server.serve_with_incoming_shutdown(incoming, shutdown).await
             }
             Some(tls) => {

@@ -16,9 +16,10 @@ use async_trait::async_trait;
 use dunlin_model::Identity;
 use futures_util::future::try_join_all;
 use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, FromRedisValue, InfoDict, RedisError, Script, ScriptInvocation,
-    TlsCertificates,
+    AsyncConnectionConfig, Client, FromRedisValue, InfoDict, IntoConnectionInfo, RedisError,
+    Script, ScriptInvocation, TlsCertificates,
 };
 use tokio::sync::Mutex as Turn;
 
@@ -431,6 +432,9 @@ fn options(query: &str) -> Result<Options<'_>, StoreError> {
 fn client(server: &str, ca: Option<&str>) -> Result<Client, StoreError> {
     // Of the whole process: who was here first has chosen it.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    // Small commands must not wait for the acknowledgement of those before them.
+    let tcp = TcpSettings::default().set_nodelay(true);
+    let server = server.into_connection_info().map_err(unavailable)?.set_tcp_settings(tcp);
     let Some(file) = ca else { return Client::open(server).map_err(unavailable) };
     let ca = fs::read(file).map_err(|error| {
         StoreError::unavailable("presence", format!("cannot read {file}: {error}"))
