@@ -65,11 +65,9 @@ fn command(binary: &Path, name: &str, args: &[String]) -> Result<Command> {
     command.args(["sh", "-c", INSIDE, "sh"]).arg(&hosts);
     command.arg(home.join("venv/bin/python")).args(["-m", "pytest", "--basetemp"]);
     command.arg(home.join(format!("tmp-{name}"))).args(args).current_dir(&tests);
-    let xtask = std::env::current_exe();
-    let xtask = xtask.map_err(|error| format!("cannot find this program: {error}"))?;
     command
         .env("DUNLIN_BIN", binary)
-        .env("DUNLIN_XTASK", xtask)
+        .env("DUNLIN_XTASK", this_program()?)
         .env("NODE_PATH", home.join("node/node_modules"));
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1");
     // What the person who calls has set up for a hub of their own is not meant.
@@ -81,6 +79,17 @@ fn command(binary: &Path, name: &str, args: &[String]) -> Result<Command> {
         command.env_remove(name);
     }
     Ok(command)
+}
+
+/// Where this program is. It may have been built anew since it was started, by the step `cargo`: the
+/// system then calls what runs deleted, and the new one is the same.
+fn this_program() -> Result<PathBuf> {
+    let path = std::env::current_exe();
+    let path = path.map_err(|error| format!("cannot find this program: {error}"))?;
+    Ok(match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+        Some(path) => path.into(),
+        None => path,
+    })
 }
 
 /// DUNLIN_BIN, or the one that tests use.
