@@ -197,3 +197,5 @@ document.getElementById("main").replaceChildren(
   ...tables(),
   html("h2", {}, "How to read this"), html("ul", {}, ...report.notes.map(note => html("li", {}, note))),
 );
+// At once, for now they have a width: a browser that shows nothing may never tell of it.
+undrawn.forEach(draw => draw());

@@ -122,6 +122,9 @@ function nearest(points, distance) {
   return best;
 }
 
+// What draws each card, once it is in the page and has a width.
+const undrawn = [];
+
 // A card with a legend; under the pointer, the legend says the values.
 function card(chart) {
   const legend = html("div", { class: "legend" });
@@ -132,8 +135,11 @@ function card(chart) {
       values && html("b", {}, values[index] === null ? "–" : chart.formatY(values[index])))),
     ...(values ? [html("span", {}, "at", html("b", {}, chart.formatX(x)))] : []),
   );
+  let width;
   const draw = () => {
-    const { plot, at, bottom } = drawn(chart, Math.max(260, box.clientWidth));
+    if (width === box.clientWidth) return;
+    width = box.clientWidth;
+    const { plot, at, bottom } = drawn(chart, Math.max(260, width));
     const rule = svg("line", { class: "rule", y1: TOP, y2: bottom, visibility: "hidden" });
     plot.append(rule);
     plot.addEventListener("pointermove", event => {
@@ -153,6 +159,7 @@ function card(chart) {
     box.replaceChildren(plot);
   };
   told();
+  undrawn.push(draw);
   new ResizeObserver(draw).observe(box);
   const title = html("h3", {}, chart.title, html("span", { class: "faint" }, ` ${chart.note ?? ""}`));
   return html("section", { class: "card", "data-plot": chart.title }, title, legend, box);
