@@ -1,5 +1,7 @@
 //! What a store may answer instead of a result.
 
+use std::fmt::Write as _;
+
 use dunlin_model::{ErrorCode, HubError};
 
 #[derive(Debug, thiserror::Error)]
@@ -64,4 +66,19 @@ impl From<StoreError> for HubError {
         };
         HubError::new(code, error.to_string())
     }
+}
+
+/// An error with its causes. What clients of servers say themselves is often little more than that
+/// there was one.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            let _ = write!(text, ": {more}");
+        }
+        cause = error.source();
+    }
+    text
 }

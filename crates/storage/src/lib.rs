@@ -4,6 +4,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(test)]
+#[macro_use]
+mod conforms;
+
 pub mod command_queue;
 pub mod device_store;
 #[cfg(test)]

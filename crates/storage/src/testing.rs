@@ -2,6 +2,7 @@
 //! are those that the environment names. Tests that kill a server start one of their own here:
 //! xtask, which starts the others, is built without this crate and its libraries.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -9,9 +10,11 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{Client, RedisResult, cmd};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::OnceCell;
+use tokio::time::interval;
 use tokio_postgres::NoTls;
 
 use crate::event_log;
+use crate::presence::{NODE_LEASE, Presence};
 
 pub mod kafka;
 pub mod postgres;
@@ -33,6 +36,27 @@ const OLD: Duration = Duration::from_secs(60 * 60);
 pub fn variable(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: cargo xtask test --only cargo -- … sets it"))
+}
+
+/// What a variable repeats, or else something new, which is said: it is shown when a test fails.
+pub fn seeded(variable: &str) -> fastrand::Rng {
+    let given = std::env::var(variable).ok();
+    let given = given.map(|seed| seed.parse().unwrap_or_else(|_| panic!("{variable} is a number")));
+    let seed = given.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("{variable}={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
+/// Says that a node lives for as long as the test goes on.
+pub fn keep_alive(presence: Arc<dyn Presence>, node: &str) {
+    let node = node.to_owned();
+    tokio::spawn(async move {
+        let mut turn = interval(NODE_LEASE / 4);
+        loop {
+            turn.tick().await;
+            presence.node_renew(&node).await.expect("renewed");
+        }
+    });
 }
 
 /// A connection beside whatever is tested.
@@ -144,15 +168,13 @@ fn millis() -> u128 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use dunlin_model::Identity;
 
     use super::*;
     use crate::device_store::{DeviceStore, PostgresDeviceStore};
     use crate::event_log::{KafkaLog, KafkaLogConfig};
     use crate::postgres::{Postgres, PostgresConfig};
-    use crate::presence::{Presence, RedisPresence};
+    use crate::presence::RedisPresence;
 
     /// How many schemas, keys and topics there are of it.
     async fn found(place: &Place) -> (i64, usize, usize) {

@@ -81,7 +81,8 @@ mod tests {
     use axum::routing::any;
     use dunlin_runtime::{Mesh, mesh};
     use dunlin_storage::Presence;
-    use dunlin_storage::presence::{MemoryPresence, NODE_LEASE};
+    use dunlin_storage::presence::MemoryPresence;
+    use dunlin_storage::testing::keep_alive;
     use tokio::runtime::Handle;
     use tokio::sync::Notify;
 
@@ -110,14 +111,7 @@ mod tests {
         let device = Identity::device("d").expect("an id");
         presence.claim(&device, mesh.node(), 1).await.expect("claimed");
         // It lives: only who asks it cannot reach it.
-        let (living, node) = (presence.clone(), mesh.node().to_owned());
-        tokio::spawn(async move {
-            let mut turn = tokio::time::interval(NODE_LEASE / 4);
-            loop {
-                turn.tick().await;
-                living.node_renew(&node).await.expect("renewed");
-            }
-        });
+        keep_alive(presence.clone(), mesh.node());
         let tells = Tells::new(DeviceLinks::new(mesh, presence));
         // However much there is, one task tries.
         (0..1_000).for_each(|_| tells.tell("d"));

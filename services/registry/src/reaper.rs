@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use dunlin_runtime::component::RunError;
 use dunlin_runtime::{Shutdown, clock};
+use dunlin_storage::device_store::NODE_END_PIECE;
 use dunlin_storage::presence::NODE_LEASE;
 use dunlin_storage::{DeviceStore, Presence, StoreError};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -19,8 +20,6 @@ use crate::random;
 
 /// Name of the lease.
 const LEASE: &str = "reaper";
-/// Connections that are ended in one transaction: bounds how long others wait for it.
-const PIECE: usize = 1_000;
 
 pub(crate) struct Reaper {
     store: Arc<dyn DeviceStore>,
@@ -88,12 +87,13 @@ impl Reaper {
             }
             let mut seen = gone.remove(&node).unwrap_or(Gone { since: now, ended: 0 });
             if now - seen.since >= NODE_LEASE {
-                let ended = self.store.node_end(&node, clock::unix_millis(), PIECE).await?;
+                let ended =
+                    self.store.node_end(&node, clock::unix_millis(), NODE_END_PIECE).await?;
                 seen.ended += ended;
-                if ended < PIECE {
+                if ended < NODE_END_PIECE {
                     info!(node, connections = seen.ended, "ended what a dead gateway held");
                 }
-                more |= ended == PIECE;
+                more |= ended == NODE_END_PIECE;
             }
             self.gone.insert(node, seen);
         }

@@ -16,6 +16,8 @@ use crate::telemetry::{KeyValue, Span, SpanKind, Telemetry, code_of, http_method
 
 /// The path below which the REST API is, for requests from outside.
 const REST: &str = "/rest/";
+/// What such requests go by, in place of a service.
+const OUTSIDE: &str = "rest";
 /// Before the name of every gRPC service.
 const PACKAGE: &str = "dunlin.v1.";
 
@@ -85,18 +87,18 @@ impl Drop for Ongoing {
 
 /// Service and method of gRPC. A request to the REST API goes by its HTTP method: its path is a
 /// stranger's.
-fn names(request: &Request) -> (&str, &str) {
+fn names<B>(request: &http::Request<B>) -> (&str, &str) {
     let path = request.uri().path();
     match path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) {
         Some((service, method)) if !path.starts_with(REST) => {
             (service.strip_prefix(PACKAGE).unwrap_or(service), method)
         }
-        _ => ("rest", http_method(request.method())),
+        _ => (OUTSIDE, http_method(request.method())),
     }
 }
 
 fn described(service: &str, method: &str) -> (String, Vec<KeyValue>) {
-    if service == "rest" {
+    if service == OUTSIDE {
         let attributes = vec![KeyValue::new("http.request.method", method.to_owned())];
         return (method.to_owned(), attributes);
     }
@@ -119,13 +121,11 @@ pub(super) async fn serve(
     // `{id}` and `{module}`, which are ids if they pass for such.
     let parameters = request.extract_parts::<RawPathParams>().await.ok();
     let span = telemetry.received(request.headers(), false, || {
-        let path = request.uri().path();
-        if !path.starts_with(REST) {
-            let (service, method) =
-                path.trim_start_matches('/').rsplit_once('/').unwrap_or_default();
-            return described(service.strip_prefix(PACKAGE).unwrap_or(service), method);
+        let (service, method) = names(&request);
+        let (mut name, mut attributes) = described(service, method);
+        if service != OUTSIDE {
+            return (name, attributes);
         }
-        let (mut name, mut attributes) = described("rest", http_method(request.method()));
         // As clients know it. A path that is no route is not repeated: it is a stranger's.
         if let Some(route) = route.as_ref().and_then(|route| route.as_str().strip_prefix(REST)) {
             name = format!("{name} /{route}");

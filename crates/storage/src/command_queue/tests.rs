@@ -28,30 +28,16 @@ fn on(postgres: &Postgres) -> Stores {
     }
 }
 
-macro_rules! conforms {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            use super::*;
-
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                let temp = tempdir().expect("temp");
-                conformance::$name(open(temp.path())).await;
-            })*
-        }
-
-        mod postgres {
-            use super::*;
-
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                conformance::$name(on(&testing::open().await)).await;
-            })*
-        }
-    };
+async fn embedded(test: impl AsyncFnOnce(Stores)) {
+    let temp = tempdir().expect("temp");
+    test(open(temp.path())).await;
 }
 
-conforms!(
+async fn postgres(test: impl AsyncFnOnce(Stores)) {
+    test(on(&testing::open().await)).await;
+}
+
+conforms!([embedded, postgres] {
     a_message_is_handed_out_as_it_was_sent,
     only_devices_have_queues,
     a_full_queue_takes_no_more,
@@ -75,7 +61,7 @@ conforms!(
     a_sweep_ends_no_lock_of_feedback,
     old_feedback_goes,
     feedback_goes_with_its_device,
-);
+});
 
 /// `DUNLIN_C2D_SEED=N` repeats what failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

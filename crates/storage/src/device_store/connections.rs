@@ -37,6 +37,9 @@ pub enum ConnectionReport {
     },
 }
 
+/// Connections that are ended in one transaction: bounds how long others wait for it.
+pub const NODE_END_PIECE: usize = 1_000;
+
 /// What is on record of connections, a part of [`DeviceStore`](crate::DeviceStore), whose promises
 /// hold for it too.
 ///

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use dunlin_model::{ConnectionState, Identity, KeyPair, Session, Status, Twin};
 
 use crate::StoreError;
+use crate::presence::{COUNTER_BITS, Epoch};
 
 pub mod conformance;
 mod connections;
@@ -12,12 +13,12 @@ pub(crate) mod sqlite;
 #[cfg(test)]
 mod tests;
 
-pub use connections::{ConnectionReport, ConnectionStore};
+pub use connections::{ConnectionReport, ConnectionStore, NODE_END_PIECE};
 pub use postgres::PostgresDeviceStore;
 pub use sqlite::SqliteDeviceStore;
 
 /// The bits an epoch leaves for its generation above the counter (`generation << 40 | counter`).
-const GENERATION_BITS: u32 = 24;
+const GENERATION_BITS: u32 = Epoch::BITS - COUNTER_BITS;
 
 /// A device or module as it is stored. `credentials` is ciphertext: only `registry` can read it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,31 +9,17 @@ use super::{DeviceStore, PostgresDeviceStore, SqliteDeviceStore};
 use crate::postgres::testing::{Place, open};
 use crate::sqlite::DataFolder;
 
-macro_rules! conforms {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            use super::*;
-
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                let temp = tempdir().expect("temp");
-                let folder = DataFolder::open(temp.path()).expect("open");
-                conformance::$name(Arc::new(SqliteDeviceStore::new(folder.sqlite()))).await;
-            })*
-        }
-
-        mod postgres {
-            use super::*;
-
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                conformance::$name(Arc::new(PostgresDeviceStore::new(&open().await))).await;
-            })*
-        }
-    };
+async fn embedded(test: impl AsyncFnOnce(Arc<dyn DeviceStore>)) {
+    let temp = tempdir().expect("temp");
+    let folder = DataFolder::open(temp.path()).expect("open");
+    test(Arc::new(SqliteDeviceStore::new(folder.sqlite()))).await;
 }
 
-conforms!(
+async fn postgres(test: impl AsyncFnOnce(Arc<dyn DeviceStore>)) {
+    test(Arc::new(PostgresDeviceStore::new(&open().await))).await;
+}
+
+conforms!([embedded, postgres] {
     create_stores_every_field,
     create_refuses_a_taken_id,
     create_refuses_a_module_without_its_device,
@@ -65,7 +51,7 @@ conforms!(
     of_concurrent_setting_replaces_one_wins,
     concurrent_setting_inits_agree,
     epoch_generations_never_repeat,
-);
+});
 
 #[tokio::test]
 async fn everything_outlives_the_process() {

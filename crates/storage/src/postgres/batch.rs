@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use dunlin_model::Identity;
 use tokio::sync::{mpsc, oneshot};
 
-use super::session::{Fault, Session, chain};
+use super::session::{Fault, Session};
 use super::{Postgres, unavailable};
 use crate::StoreError;
+use crate::error::chain;
 
 /// Calls in one batch: bounds how long the first of them waits for the last.
 const GROUP: usize = 256;

@@ -10,6 +10,7 @@ use deadpool_postgres::{
 use tokio::time::timeout;
 use tokio_postgres::config::TargetSessionAttrs;
 
+use crate::error::chain;
 use crate::{StoreError, lock};
 
 pub(crate) mod batch;
@@ -23,7 +24,6 @@ pub(crate) mod text;
 mod tls;
 mod url;
 
-use session::chain;
 use url::{Target, Tls};
 
 /// Where the database is and how it is used.

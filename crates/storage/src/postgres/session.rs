@@ -1,6 +1,5 @@
 //! An operation on one connection: counted, under a deadline, tried again where that is safe.
 
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use deadpool_postgres::Object;
@@ -12,6 +11,7 @@ use tokio_postgres::{Error, Row, Statement};
 
 use super::{Postgres, unavailable};
 use crate::StoreError;
+use crate::error::chain;
 
 /// How often an operation is tried before its callers are told.
 const ATTEMPTS: usize = 5;
@@ -190,18 +190,4 @@ impl From<Fault> for StoreError {
             Fault::Damaged(error) => error,
         }
     }
-}
-
-/// An error with its causes. The client's own says little more than that there was one.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            let _ = write!(text, ": {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

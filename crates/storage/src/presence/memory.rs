@@ -9,14 +9,12 @@ use async_trait::async_trait;
 use dunlin_model::Identity;
 use tokio::time::Instant;
 
-use super::{Claim, Epoch, Holder, NODE_LEASE, Presence, REVOCATION, Renewed};
+use super::{Claim, Epoch, Holder, NODE_LEASE, Presence, REVOCATION, Renewed, first_epoch};
 use crate::StoreError;
 use crate::lock;
 
 /// Locks that claims of different identities rarely share.
 const SHARDS: usize = 64;
-/// Where the generation begins in an epoch.
-const COUNTER_BITS: u32 = 40;
 
 /// Who holds which identity. Comes back empty after a restart, under a new generation.
 pub struct MemoryPresence {
@@ -55,7 +53,7 @@ impl MemoryPresence {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
-            last_epoch: AtomicU64::new(u64::from(generation) << COUNTER_BITS),
+            last_epoch: AtomicU64::new(first_epoch(generation)),
             nodes: Mutex::default(),
             leases: Mutex::default(),
         }

@@ -25,9 +25,12 @@ const REVOCATION: Duration = Duration::from_secs(90);
 /// Fences one connection of an identity from the next: `generation << 40 | counter`.
 pub type Epoch = u64;
 
+/// Where the generation begins in an epoch.
+pub(crate) const COUNTER_BITS: u32 = 40;
+
 /// The first epoch of a generation: every one of an earlier generation is older.
 fn first_epoch(generation: u32) -> Epoch {
-    Epoch::from(generation) << 40
+    Epoch::from(generation) << COUNTER_BITS
 }
 
 /// Who holds a connection of an identity.

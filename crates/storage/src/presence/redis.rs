@@ -23,14 +23,14 @@ use redis::{
 };
 use tokio::sync::Mutex as Turn;
 
-use super::{Claim, Epoch, Holder, NODE_LEASE, Presence, REVOCATION, Renewed, first_epoch};
+use super::{
+    COUNTER_BITS, Claim, Epoch, Holder, NODE_LEASE, Presence, REVOCATION, Renewed, first_epoch,
+};
 use crate::event_log::partition_of;
 use crate::{DeviceStore, StoreError, lock};
 
 /// So many that one hash stays small, so few that a node's identities are restored in few calls.
 const BUCKETS: u32 = 256;
-/// Where the generation begins in an epoch.
-const COUNTER_BITS: u32 = 40;
 const CONNECT: Duration = Duration::from_secs(2);
 /// A server that takes longer counts as away.
 const ANSWER: Duration = Duration::from_secs(2);

@@ -10,32 +10,18 @@ use super::{PostgresTransfer, Row, SqliteTransfer, TABLES, Table, Transfer, Valu
 use crate::postgres::testing::{Place, administrator};
 use crate::sqlite::DataFolder;
 
-macro_rules! conforms {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            use super::*;
-
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                let temp = tempdir().expect("temp");
-                let folder = DataFolder::open(temp.path()).expect("open");
-                conformance::$name(Arc::new(SqliteTransfer::new(folder.sqlite()))).await;
-            })*
-        }
-
-        mod postgres {
-            use super::*;
-
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                let postgres = Place::create().await.open().await;
-                conformance::$name(Arc::new(PostgresTransfer::new(postgres))).await;
-            })*
-        }
-    };
+async fn embedded(test: impl AsyncFnOnce(Arc<dyn Transfer>)) {
+    let temp = tempdir().expect("temp");
+    let folder = DataFolder::open(temp.path()).expect("open");
+    test(Arc::new(SqliteTransfer::new(folder.sqlite()))).await;
 }
 
-conforms!(
+async fn postgres(test: impl AsyncFnOnce(Arc<dyn Transfer>)) {
+    let postgres = Place::create().await.open().await;
+    test(Arc::new(PostgresTransfer::new(postgres))).await;
+}
+
+conforms!([embedded, postgres] {
     what_is_written_is_read,
     many_rows_go_piece_by_piece,
     nobody_has_to_take_all,
@@ -45,7 +31,7 @@ conforms!(
     what_the_hub_counts_never_goes_back,
     settings_are_replaced,
     what_nobody_owns_goes,
-);
+});
 
 type Columns = BTreeSet<(String, String)>;
 

@@ -29,30 +29,16 @@ fn on(postgres: &Postgres) -> Stores {
     }
 }
 
-macro_rules! conforms {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            use super::*;
-
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                let temp = tempdir().expect("temp");
-                conformance::$name(open(temp.path())).await;
-            })*
-        }
-
-        mod postgres {
-            use super::*;
-
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                conformance::$name(on(&testing::open().await)).await;
-            })*
-        }
-    };
+async fn embedded(test: impl AsyncFnOnce(Stores)) {
+    let temp = tempdir().expect("temp");
+    test(open(temp.path())).await;
 }
 
-conforms!(
+async fn postgres(test: impl AsyncFnOnce(Stores)) {
+    test(on(&testing::open().await)).await;
+}
+
+conforms!([embedded, postgres] {
     a_twin_comes_and_goes_with_its_identity,
     what_does_not_exist_has_no_twin,
     an_update_is_stored_as_it_is_answered,
@@ -63,7 +49,7 @@ conforms!(
     concurrent_changes_lose_nothing,
     of_concurrent_updates_under_an_etag_one_wins,
     a_reader_sees_no_half_of_an_update,
-);
+});
 
 #[tokio::test]
 async fn twins_outlive_the_process() {

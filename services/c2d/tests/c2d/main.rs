@@ -15,8 +15,9 @@ use dunlin_runtime::clock::unix_millis;
 use dunlin_runtime::{Clock, DeviceLinks, Mesh, MeshChannel, Role, Shutdown, mesh};
 use dunlin_storage::command_queue::SqliteCommandQueue;
 use dunlin_storage::device_store::{SqliteDeviceStore, StoredIdentity};
-use dunlin_storage::presence::{MemoryPresence, NODE_LEASE};
+use dunlin_storage::presence::MemoryPresence;
 use dunlin_storage::sqlite::DataFolder;
+use dunlin_storage::testing::keep_alive;
 use dunlin_storage::{DeviceStore, Presence};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -107,14 +108,7 @@ impl Hub {
         let shutdown = Shutdown::new();
         tokio::spawn((component.run)(shutdown.clone()));
         let node = mesh.node().to_owned();
-        let (living, gateway) = (presence.clone(), node.clone());
-        tokio::spawn(async move {
-            let mut turn = tokio::time::interval(NODE_LEASE / 4);
-            loop {
-                turn.tick().await;
-                living.node_renew(&gateway).await.expect("renewed");
-            }
-        });
+        keep_alive(presence.clone(), &node);
         Self { client, told, presence, node, shutdown, ahead, _folder: folder }
     }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use dunlin_runtime::stores::StoreObserver;
 use dunlin_runtime::{Role, clock};
 use dunlin_storage::command_queue::{PostgresCommandQueue, SqliteCommandQueue};
-use dunlin_storage::device_store::{PostgresDeviceStore, SqliteDeviceStore};
+use dunlin_storage::device_store::{NODE_END_PIECE, PostgresDeviceStore, SqliteDeviceStore};
 use dunlin_storage::event_log::{KafkaLog, KafkaLogConfig, SegmentLog, SegmentLogConfig};
 use dunlin_storage::postgres::{Postgres, PostgresConfig};
 use dunlin_storage::presence::{MemoryPresence, RedisPresence};
@@ -81,9 +81,6 @@ impl Stores {
     }
 }
 
-/// Connections that are ended in one transaction.
-const PIECE: usize = 1_000;
-
 type Devices = (Arc<dyn DeviceStore>, Arc<dyn TwinStore>, Arc<dyn CommandQueue>);
 
 /// Where devices may be.
@@ -140,7 +137,8 @@ async fn presence(url: &str, devices: &Arc<dyn DeviceStore>) -> Result<Arc<dyn P
     // With presence in memory this is the only gateway there is: whoever was connected before it
     // started is not any more.
     for node in devices.node_list().await? {
-        while devices.node_end(&node, clock::unix_millis(), PIECE).await? == PIECE {}
+        let end = || devices.node_end(&node, clock::unix_millis(), NODE_END_PIECE);
+        while end().await? == NODE_END_PIECE {}
     }
     Ok(Arc::new(MemoryPresence::new(generation)))
 }

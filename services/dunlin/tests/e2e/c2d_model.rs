@@ -5,6 +5,7 @@
 //!
 //! `DUNLIN_C2D_SEED` (random, printed) draws the same again, which may meet otherwise then.
 
+use dunlin_storage::testing::seeded;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -15,7 +16,6 @@ use dunlin_runtime::Clock;
 use dunlin_runtime::clock::unix_millis;
 use dunlin_storage::command_queue::conformance::Watch;
 pub use dunlin_storage::command_queue::conformance::rules;
-use fastrand::Rng;
 
 use crate::c2d_model_back_end::BackEnd;
 use crate::c2d_model_device::Client;
@@ -59,10 +59,7 @@ fn settings(config: &mut Config) {
 }
 
 async fn whatever_happens(setup: Setup) {
-    let given = std::env::var("DUNLIN_C2D_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(|| fastrand::u64(..));
-    eprintln!("DUNLIN_C2D_SEED={seed}");
-    let mut random = Rng::with_seed(seed);
+    let mut random = seeded("DUNLIN_C2D_SEED");
     let time = Time(Arc::new([unix_millis(); 2].map(AtomicI64::new)));
     let watch = Watch::default();
     let setup = {

@@ -2,6 +2,7 @@
 //! kept. Malformed packets are in `mqtt_malformed`.
 
 use dunlin::test_hub::TestHub;
+use dunlin_storage::testing::seeded;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -12,11 +13,7 @@ use crate::raw::{Connect, Will, frame, header, subscribe, unsubscribe, within};
 /// `DUNLIN_TLS_SEED` repeats a run.
 #[tokio::test]
 async fn bytes_that_are_no_tls() {
-    let seed = std::env::var("DUNLIN_TLS_SEED").ok().and_then(|text| text.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..));
-    // Shown when the test fails.
-    eprintln!("bytes_that_are_no_tls: DUNLIN_TLS_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = seeded("DUNLIN_TLS_SEED");
     let hub = TestHub::all_in_one().await;
     let (door, device) = (Door::of(&hub), Device::create(&hub, "d").await);
     let mut bystander = door.enter(&device.connect()).await;

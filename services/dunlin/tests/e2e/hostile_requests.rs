@@ -2,6 +2,7 @@
 //! it was no HTTP, or a closed connection; never a 5xx, and others are served as before.
 
 use dunlin::test_hub::TestHub;
+use dunlin_storage::testing::seeded;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -271,11 +272,7 @@ async fn pipelines_expectations_and_upgrades(hub: &TestHub) {
 /// `DUNLIN_HTTP_SEED` repeats a run.
 #[tokio::test]
 async fn random_requests() {
-    let seed = std::env::var("DUNLIN_HTTP_SEED").ok().and_then(|text| text.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..));
-    // Shown when the test fails.
-    eprintln!("random_requests: DUNLIN_HTTP_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = seeded("DUNLIN_HTTP_SEED");
     let hub = TestHub::all_in_one().await;
     let web = site(&hub).await;
     let good = web.with_body("PUT", &format!("/devices/new?{VERSION}"), br#"{"deviceId":"new"}"#);

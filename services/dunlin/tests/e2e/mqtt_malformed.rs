@@ -2,6 +2,7 @@
 //! are concerned, so these run all-in-one only.
 
 use dunlin::test_hub::TestHub;
+use dunlin_storage::testing::seeded;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -309,11 +310,7 @@ async fn every_truncation_is_waited_for() {
 /// `DUNLIN_MQTT_SEED` repeats a run.
 #[tokio::test]
 async fn random_bytes() {
-    let seed = std::env::var("DUNLIN_MQTT_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    // Shown when the test fails.
-    eprintln!("random_bytes: DUNLIN_MQTT_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = seeded("DUNLIN_MQTT_SEED");
     let site = Site::new().await;
     let mut bystander = site.door.enter(&site.bystander.connect()).await;
     let connect = site.device.connect().bytes();

@@ -3,6 +3,7 @@
 //!
 //! `DUNLIN_TWINS_SEED` (random, said by a failure) draws the same calls again.
 
+use dunlin_storage::testing::seeded;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,20 +28,18 @@ const CALLS: usize = 60;
 
 scenario!(what_all_clients_see_is_one_twin);
 async fn what_all_clients_see_is_one_twin(hub: &TestHub) {
-    let seed = std::env::var("DUNLIN_TWINS_SEED").ok().and_then(|text| text.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..));
-    let mut random = Rng::with_seed(seed);
+    let mut random = seeded("DUNLIN_TWINS_SEED");
     let device = Device::create(hub, "d").await;
     let module = Device::create(hub, "d/m").await;
     let (of_device, of_module) =
         tokio::join!(use_twin(hub, device, random.fork()), use_twin(hub, module, random.fork()));
     for (id, history) in [("d", of_device), ("d/m", of_module)] {
         if let Err(fault) = check(&history) {
-            panic!("DUNLIN_TWINS_SEED={seed}: {id}: {fault}\n{history:#?}");
+            panic!("{id}: {fault}\n{history:#?}");
         }
         let refused = history.iter().filter(|event| matches!(event.answer, Answer::Stale)).count();
         let few = 1..history.len() / 2;
-        assert!(few.contains(&refused), "DUNLIN_TWINS_SEED={seed}: {refused} calls were refused");
+        assert!(few.contains(&refused), "{refused} calls were refused");
     }
 }
 

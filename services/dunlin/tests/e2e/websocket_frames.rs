@@ -2,6 +2,7 @@
 //! rule is told by the code of a Close.
 
 use dunlin::test_hub::TestHub;
+use dunlin_storage::testing::seeded;
 
 use crate::mqtt_kit::{Device, Door, bodies, deliver, events};
 use crate::raw::{PINGREQ, PINGRESP, connack, puback, within};
@@ -198,11 +199,7 @@ async fn a_frame_of_any_length() {
 /// Frames at random, and good ones with bytes changed. `DUNLIN_WEBSOCKET_SEED` repeats a run.
 #[tokio::test]
 async fn random_frames() {
-    let seed = std::env::var("DUNLIN_WEBSOCKET_SEED").ok().and_then(|text| text.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..));
-    // Shown when the test fails.
-    eprintln!("random_frames: DUNLIN_WEBSOCKET_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = seeded("DUNLIN_WEBSOCKET_SEED");
     let hub = TestHub::all_in_one().await;
     let (door, device) = (Door::websocket(&hub), Device::create(&hub, "d").await);
     let bystander = Device::create(&hub, "bystander").await;

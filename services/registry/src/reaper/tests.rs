@@ -195,12 +195,12 @@ async fn one_reaps_at_a_time_and_the_other_takes_over() {
 async fn many_connections_are_ended_in_pieces() {
     let place = Place::new();
     let mut reaper = place.reaper();
-    let devices: Vec<_> = (0..=PIECE).map(|n| format!("d{n:04}")).collect();
+    let devices: Vec<_> = (0..=NODE_END_PIECE).map(|n| format!("d{n:04}")).collect();
     let devices: Vec<_> = devices.iter().map(String::as_str).collect();
     place.connect(&devices, "dead", 1).await;
     place.pass(4, &mut reaper, &[]).await;
     let connected = async || place.store.device_statistics().await.expect("count").connected;
-    assert_eq!(connected().await as usize, PIECE + 1);
+    assert_eq!(connected().await as usize, NODE_END_PIECE + 1);
     advance(LOOKS).await;
     assert!(reaper.look().await.expect("look"), "there is more");
     assert_eq!(connected().await, 1);

@@ -2,10 +2,10 @@
 //! the claims that gave them. What leases do with time is in the conformance suite.
 
 use dunlin_model::Identity;
-use fastrand::Rng;
 
 use super::redis_kit::{Redis, of_the_run};
 use crate::presence::{Claim, Epoch, Holder, MemoryPresence, Presence};
+use crate::testing::seeded;
 
 const OPERATIONS: usize = 2_000;
 const NODES: [&str; 3] = ["gateway-1", "gateway-2", "gateway-3"];
@@ -25,10 +25,7 @@ fn known(granted: &[Granted], side: usize, holder: Option<Holder>) -> Option<(St
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_sides_give_the_same_answers() {
-    let seed = std::env::var("DUNLIN_PRESENCE_SEED").ok();
-    let seed = seed.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
-    let what = |turn: usize, done: &str| format!("DUNLIN_PRESENCE_SEED={seed}, {turn}: {done}");
-    let mut rng = Rng::with_seed(seed);
+    let mut rng = seeded("DUNLIN_PRESENCE_SEED");
     let redis = Redis::new(&of_the_run());
     let sides: [Box<dyn Presence>; 2] =
         [Box::new(MemoryPresence::new(1)), Box::new(redis.presence().await)];
@@ -51,15 +48,15 @@ async fn both_sides_give_the_same_answers() {
                 }
                 match (&given[0], &given[1]) {
                     (Some((one, former)), Some((two, other))) => {
-                        assert_eq!(former, other, "{}", what(turn, "claim"));
+                        assert_eq!(former, other, "{turn}: claim");
                         let epochs = [*one, *two];
                         let mut before = granted.iter().filter(|granted| granted.id == *id);
                         let grew =
                             |old: &Granted| (0..2).all(|side| old.epochs[side] < epochs[side]);
-                        assert!(before.all(grew), "{}", what(turn, "an epoch does not grow"));
+                        assert!(before.all(grew), "{turn}: an epoch does not grow");
                         granted.push(Granted { id: id.clone(), epochs });
                     }
-                    (one, two) => assert_eq!(one, two, "{}", what(turn, "claim")),
+                    (one, two) => assert_eq!(one, two, "{turn}: claim"),
                 }
             }
             4 | 5 if !granted.is_empty() => {
@@ -75,7 +72,7 @@ async fn both_sides_give_the_same_answers() {
                     let holder = presence.revoke(id, version).await.expect("revoked");
                     held.push(known(&granted, side, holder));
                 }
-                assert_eq!(held[0], held[1], "{}", what(turn, "revoke"));
+                assert_eq!(held[0], held[1], "{turn}: revoke");
             }
             7 if !granted.is_empty() => {
                 let claim = &granted[granted.len() - 1 - rng.usize(..granted.len().min(6))];
@@ -84,7 +81,7 @@ async fn both_sides_give_the_same_answers() {
                     let held = [(claim.id.clone(), claim.epochs[side])];
                     lost.push(presence.restore(node, &held).await.expect("restored"));
                 }
-                assert_eq!(lost[0], lost[1], "{}", what(turn, "restore"));
+                assert_eq!(lost[0], lost[1], "{turn}: restore");
             }
             _ => {}
         }
@@ -94,12 +91,8 @@ async fn both_sides_give_the_same_answers() {
                 let holder = presence.holder(id).await.expect("asked");
                 held.push(known(&granted, side, holder));
             }
-            assert_eq!(held[0], held[1], "{}", what(turn, "holder"));
+            assert_eq!(held[0], held[1], "{turn}: holder");
         }
     }
-    assert!(
-        granted.len() > OPERATIONS / 10,
-        "{}",
-        what(OPERATIONS, "hardly any claim was granted")
-    );
+    assert!(granted.len() > OPERATIONS / 10, "hardly any claim was granted");
 }

@@ -12,28 +12,16 @@ mod differential;
 mod redis;
 mod redis_kit;
 
-macro_rules! conforms {
-    ($($name:ident),* $(,)?) => {
-        mod in_memory {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                conformance::$name(Arc::new(MemoryPresence::new(1))).await;
-            })*
-        }
-
-        mod in_redis {
-            use super::*;
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                let redis = Redis::new(&of_the_run());
-                conformance::$name(Arc::new(redis.presence().await)).await;
-            })*
-        }
-    };
+async fn in_memory(test: impl AsyncFnOnce(Arc<dyn Presence>)) {
+    test(Arc::new(MemoryPresence::new(1))).await;
 }
 
-conforms!(
+async fn in_redis(test: impl AsyncFnOnce(Arc<dyn Presence>)) {
+    let redis = Redis::new(&of_the_run());
+    test(Arc::new(redis.presence().await)).await;
+}
+
+conforms!([in_memory, in_redis] {
     a_claim_is_found_until_released,
     a_claim_wins_over_an_older_one,
     a_release_with_an_old_epoch_does_nothing,
@@ -44,7 +32,7 @@ conforms!(
     a_node_lives_once_it_says_so,
     a_lease_has_one_holder,
     what_is_missing_is_restored_and_what_is_newer_stays,
-);
+});
 
 async fn claim(presence: &MemoryPresence, version: u64) -> Claim {
     let id = Identity::device("d").expect("id");

@@ -3,7 +3,7 @@
 use dunlin_model::Identity;
 
 use super::redis_kit::{Redis, Server, of_the_run, variable};
-use crate::StoreError;
+use crate::error::chain;
 use crate::presence::{Claim, Epoch, Holder, NODE_LEASE, Presence, RedisPresence, Renewed};
 
 fn id() -> Identity {
@@ -15,17 +15,6 @@ async fn claim(presence: &RedisPresence, node: &str) -> (Epoch, Option<Holder>) 
         Claim::Granted { epoch, former } => (epoch, former),
         Claim::Revoked => panic!("nobody revoked it"),
     }
-}
-
-/// Everything an error and its causes say.
-fn told(error: &StoreError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[tokio::test]
@@ -150,7 +139,7 @@ async fn a_server_that_must_not_be_written_to_is_away() {
     claim(&presence, "gateway").await;
     server.tell(&["REPLICAOF", "127.0.0.1", "1"]).await.expect("demoted");
     let away = presence.claim(&id(), "gateway", 1).await.expect_err("read only");
-    assert!(away.retryable(), "{}", told(&away));
+    assert!(away.retryable(), "{}", chain(&away));
     server.tell(&["REPLICAOF", "NO", "ONE"]).await.expect("promoted");
     claim(&presence, "gateway").await;
 }
@@ -168,7 +157,7 @@ async fn what_cannot_be_opened_says_why() {
         ("redis://:s3cret@".to_owned(), "URL"),
     ] {
         let error = Redis::new(&url).open().await.map(drop).expect_err(&url);
-        let text = told(&error);
+        let text = chain(&error);
         assert!(text.to_lowercase().contains(&want.to_lowercase()), "{url}: {text}");
         assert!(!text.contains("s3cret"), "{text}");
     }
@@ -180,5 +169,5 @@ async fn tls_is_spoken_with_whom_the_ca_vouches_for() {
     let presence = Redis::new(&format!("{url}?sslrootcert={ca}")).presence().await;
     claim(&presence, "gateway").await;
     let error = Redis::new(&url).open().await.map(drop).expect_err("nobody vouches for it");
-    assert!(told(&error).contains("certificate"), "{}", told(&error));
+    assert!(chain(&error).contains("certificate"), "{}", chain(&error));
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::event_log::{SegmentLog, SegmentLogConfig, Token};
 use crate::sqlite::DataFolder;
+use crate::testing::seeded;
 
 const STEPS: usize = 150;
 const GROUPS: [&str; 3] = ["a", "b", "$Default"];
@@ -70,8 +71,8 @@ async fn both<T>(
     ask: impl AsyncFn(&dyn EventLog) -> Result<T, crate::StoreError>,
 ) -> [Result<T, String>; 2] {
     let [one, two] = logs;
-    let one = ask(one).await.map_err(|error| told(&error));
-    [one, ask(two).await.map_err(|error| told(&error))]
+    let one = ask(one).await.map_err(|error| chain(&error));
+    [one, ask(two).await.map_err(|error| chain(&error))]
 }
 
 async fn append(rng: &mut fastrand::Rng, logs: [&dyn EventLog; 2]) {

@@ -16,7 +16,7 @@ use crate::event_log::kafka::url::Place;
 #[tokio::test]
 async fn no_broker_is_said_at_once_and_without_the_password() {
     let url = "kafka://me:secret@127.0.0.1:9?prefix=p";
-    let error = told(&KafkaLog::open(url, config()).await.err().expect("nobody is there"));
+    let error = chain(&KafkaLog::open(url, config()).await.err().expect("nobody is there"));
     assert!(error.contains("127.0.0.1:9 ") && error.contains("stores.events"), "{error}");
     assert!(!error.contains("secret"), "{error}");
 }
@@ -247,7 +247,7 @@ async fn a_guarded_broker_lets_in_who_knows_the_password() {
         ("me:p%40ss@", "sasl=PLAIN&tls=true"),
     ] {
         let refused = KafkaLog::open(&broker.url_with(login, options), config()).await;
-        let error = told(&refused.err().expect("refused"));
+        let error = chain(&refused.err().expect("refused"));
         assert!(!error.contains("secret") && !error.contains("p@ss"), "{error}");
     }
 }

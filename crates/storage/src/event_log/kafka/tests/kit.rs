@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::StoreError;
 use crate::event_log::{KafkaLog, KafkaLogConfig};
 pub use crate::testing::kafka::Broker;
 use crate::testing::kafka::under_a_prefix;
@@ -21,15 +20,4 @@ pub fn config() -> KafkaLogConfig {
 
 pub async fn open(url: &str) -> KafkaLog {
     KafkaLog::open(url, config()).await.expect("open")
-}
-
-/// Everything an error and its causes say.
-pub fn told(error: &StoreError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{KafkaLog, KafkaLogConfig};
+use crate::error::chain;
 use crate::event_log::conformance::{self, Collector, append_durably, read_all, record, token};
 use crate::event_log::{
     Completions, EventLog, Header, Position, ReadLimit, Record, TOPIC_D2C, TOPIC_EVENTS,
@@ -14,18 +15,13 @@ mod differential;
 mod faults;
 pub(super) mod kit;
 
-use kit::{config, of_the_run, open, told};
+use kit::{config, of_the_run, open};
 
-macro_rules! conforms {
-    ($($name:ident),* $(,)?) => {
-        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            conformance::$name(Arc::new(open(&of_the_run()).await)).await;
-        })*
-    };
+async fn on_kafka(test: impl AsyncFnOnce(Arc<dyn EventLog>)) {
+    test(Arc::new(open(&of_the_run()).await)).await;
 }
 
-conforms!(
+conforms!([on_kafka] {
     an_unused_topic_is_empty,
     records_come_back_byte_for_byte,
     a_key_keeps_its_partition_and_order,
@@ -38,15 +34,7 @@ conforms!(
     groups_keep_their_positions,
     topics_are_apart,
     close_finishes_what_was_accepted,
-);
-
-/// Unpredictable, but said.
-fn seeded(variable: &str) -> fastrand::Rng {
-    let given = std::env::var(variable).ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(|| fastrand::u64(..));
-    eprintln!("{variable}={seed}");
-    fastrand::Rng::with_seed(seed)
-}
+});
 
 const ALL: ReadLimit = ReadLimit { records: usize::MAX, bytes: usize::MAX };
 
@@ -81,7 +69,7 @@ async fn another_number_of_partitions_is_refused() {
     let url = of_the_run();
     open(&url).await;
     let config = KafkaLogConfig { partitions: 5, ..config() };
-    let error = told(&KafkaLog::open(&url, config).await.err().expect("refused"));
+    let error = chain(&KafkaLog::open(&url, config).await.err().expect("refused"));
     assert!(error.contains("has 4 partitions, not 5"), "{error}");
     assert!(error.contains("event_partitions = 4"), "{error}");
 }

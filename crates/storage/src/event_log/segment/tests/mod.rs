@@ -96,18 +96,12 @@ async fn append_each(log: &SegmentLog, count: usize) {
     }
 }
 
-macro_rules! conforms {
-    ($($name:ident),* $(,)?) => {
-        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let place = Place::new();
-            let log = place.open("log", SegmentLogConfig::default());
-            conformance::$name(Arc::new(log)).await;
-        })*
-    };
+async fn on_segments(test: impl AsyncFnOnce(Arc<dyn EventLog>)) {
+    let place = Place::new();
+    test(Arc::new(place.open("log", SegmentLogConfig::default()))).await;
 }
 
-conforms!(
+conforms!([on_segments] {
     an_unused_topic_is_empty,
     records_come_back_byte_for_byte,
     a_key_keeps_its_partition_and_order,
@@ -120,7 +114,7 @@ conforms!(
     groups_keep_their_positions,
     topics_are_apart,
     close_finishes_what_was_accepted,
-);
+});
 
 /// The same with segments so small that most parts meet several.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
