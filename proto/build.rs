@@ -1,11 +1,15 @@
 //! Compiles `dunlin/v1/*.proto` without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["registry", "device_link", "twins", "methods", "c2d"]
+    let files = ["registry", "device_link", "twins", "methods", "c2d", "mesh"]
         .map(|name| format!("dunlin/v1/{name}.proto"));
     for file in &files {
         println!("cargo::rerun-if-changed={file}");
     }
-    tonic_prost_build::configure().compile_fds(protox::compile(files, ["."])?)?;
+    tonic_prost_build::configure()
+        // What is only passed on is not copied.
+        .bytes(".dunlin.v1.Call.message")
+        .bytes(".dunlin.v1.Answer.message")
+        .compile_fds(protox::compile(files, ["."])?)?;
     Ok(())
 }

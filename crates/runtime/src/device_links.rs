@@ -88,7 +88,7 @@ impl DeviceLinks {
         holder: &Holder,
         reason: ErrorCode,
     ) -> Result<bool, HubError> {
-        let mut client = self.client(holder, DISCONNECT_DEADLINE)?;
+        let mut client = DeviceLinkClient::new(self.way(holder, DISCONNECT_DEADLINE)?.gathered());
         let request = DisconnectRequest {
             identity: id.as_str().to_owned(),
             epoch: holder.epoch,
@@ -115,14 +115,15 @@ impl DeviceLinks {
         payload: &[u8],
         deadline: Duration,
     ) -> Result<Invoked, HubError> {
-        let invoked = self.reach(id, deadline, Dead::Gone, |mut client, epoch| async move {
+        let invoked = self.reach(id, deadline, Dead::Gone, |way, epoch| async move {
             let request = InvokeRequest {
                 identity: id.as_str().to_owned(),
                 epoch,
                 method: method.to_owned(),
                 payload: payload.to_vec(),
             };
-            let answer = match client.invoke(request).await {
+            // Not with others: it is to end when its caller goes away.
+            let answer = match DeviceLinkClient::new(way).invoke(request).await {
                 Err(status) if status.code() == Code::DeadlineExceeded => {
                     return Ok(Some(Invoked::Unanswered));
                 }
@@ -146,7 +147,8 @@ impl DeviceLinks {
         version: u64,
         patch: &[u8],
     ) -> Result<bool, HubError> {
-        let told = self.reach(id, NOTIFY_DEADLINE, Dead::Fault, |mut client, epoch| async move {
+        let told = self.reach(id, NOTIFY_DEADLINE, Dead::Fault, |way, epoch| async move {
+            let mut client = DeviceLinkClient::new(way.gathered());
             let request = NotifyDesiredRequest {
                 identity: id.as_str().to_owned(),
                 epoch,
@@ -161,7 +163,8 @@ impl DeviceLinks {
     /// Tells a connected device's gateway that there are C2D messages for it. `false`: it is not
     /// connected.
     pub async fn notify_commands(&self, id: &Identity) -> Result<bool, HubError> {
-        let told = self.reach(id, NOTIFY_DEADLINE, Dead::Gone, |mut client, epoch| async move {
+        let told = self.reach(id, NOTIFY_DEADLINE, Dead::Gone, |way, epoch| async move {
+            let mut client = DeviceLinkClient::new(way.gathered());
             let request = NotifyCommandsRequest { identity: id.as_str().to_owned(), epoch };
             Ok(client.notify_commands(request).await?.into_inner().found.then_some(()))
         });
@@ -175,15 +178,14 @@ impl DeviceLinks {
         id: &Identity,
         deadline: Duration,
         dead: Dead,
-        call: impl Fn(DeviceLinkClient<MeshChannel>, Epoch) -> F,
+        call: impl Fn(MeshChannel, Epoch) -> F,
     ) -> Result<Option<T>, HubError>
     where
         F: Future<Output = Result<Option<T>, tonic::Status>>,
     {
         for _ in 0..TRIES {
             let Some(holder) = self.presence.holder(id).await? else { break };
-            let client = self.client(&holder, deadline)?;
-            match call(client, holder.epoch).await {
+            match call(self.way(&holder, deadline)?, holder.epoch).await {
                 Ok(None) => {}
                 Ok(answer) => return Ok(answer),
                 Err(status)
@@ -199,15 +201,11 @@ impl DeviceLinks {
         Ok(None)
     }
 
-    fn client(
-        &self,
-        holder: &Holder,
-        deadline: Duration,
-    ) -> Result<DeviceLinkClient<MeshChannel>, HubError> {
-        let channel = self.mesh.node_channel(&holder.node).ok_or_else(|| {
+    fn way(&self, holder: &Holder, deadline: Duration) -> Result<MeshChannel, HubError> {
+        let way = self.mesh.node_channel(&holder.node).ok_or_else(|| {
             HubError::new(ErrorCode::ServerError, "presence names an unknown node")
         })?;
-        Ok(DeviceLinkClient::new(channel.with_deadline(deadline)))
+        Ok(way.with_deadline(deadline))
     }
 }
 

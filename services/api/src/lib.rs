@@ -69,11 +69,11 @@ pub enum BuildError {
 
 /// Builds the role.
 pub fn build(context: Context) -> Result<Component, BuildError> {
-    let registry = RegistryClient::new(context.mesh.channel(Role::Registry)?);
+    let registry = RegistryClient::new(context.mesh.channel(Role::Registry)?.gathered());
     let twins = TwinsClient::new(context.mesh.channel(Role::Twins)?);
     let methods = context.mesh.channel(Role::Methods)?.with_deadline(methods::DEADLINE);
     let methods = MethodsClient::new(methods);
-    let c2d = C2dClient::new(context.mesh.channel(Role::C2d)?);
+    let c2d = C2dClient::new(context.mesh.channel(Role::C2d)?.gathered());
     let streams = Shutdown::new();
     let events = events::Events { log: context.events, shutdown: streams.clone() };
     let metrics = metrics::Metrics::new();

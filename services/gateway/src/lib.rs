@@ -153,10 +153,10 @@ pub fn build(context: Context) -> Result<(Component, Addresses), BuildError> {
         hostnames,
         // One life of this process: what is said of an earlier one is not said of this.
         node: format!("{}#{:08x}", mesh.node(), fastrand::u32(..)),
-        registry: mesh.channel(Role::Registry)?,
+        registry: mesh.channel(Role::Registry)?.gathered(),
         api: mesh.channel(Role::Api)?,
-        twins: mesh.channel(Role::Twins)?,
-        c2d: mesh.channel(Role::C2d)?,
+        twins: mesh.channel(Role::Twins)?.gathered(),
+        c2d: mesh.channel(Role::C2d)?.gathered(),
         telemetry: mesh.telemetry().clone(),
         metrics,
         links: DeviceLinks::new(mesh, presence.clone()),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -50,6 +51,7 @@ pub struct MeshChannel {
     target: Target,
     runtime: Handle,
     deadline: Duration,
+    gathered: bool,
     observer: Observer,
 }
 
@@ -60,13 +62,21 @@ impl MeshChannel {
         deadline: Duration,
         observer: Observer,
     ) -> Self {
-        Self { target, runtime, deadline, observer }
+        Self { target, runtime, deadline, gathered: false, observer }
     }
 
     /// The same way with another deadline.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// The same way for unary gRPC calls only, which another process is asked for together with
+    /// what others ask of it. Dropped on their way, they are carried out all the same.
+    #[must_use]
+    pub fn gathered(mut self) -> Self {
+        self.gathered = true;
         self
     }
 
@@ -90,11 +100,13 @@ impl Service<Request> for MeshChannel {
 
     fn call(&mut self, mut request: Request) -> Call {
         let target = self.target.clone();
-        let deadline = self.deadline;
+        let (deadline, gathered) = (self.deadline, self.gathered);
         let (ongoing, span) = self.observer.call(&mut request);
         Call(self.runtime.spawn(async move {
             let answer = async {
-                match tokio::time::timeout(deadline, dispatch(target, request)).await {
+                let until = Instant::now() + deadline;
+                let with_others = gathered.then_some(until);
+                match timeout_at(until, dispatch(target, request, with_others)).await {
                     Ok(answer) => answer,
                     Err(_) => Err(Status::deadline_exceeded(format!("no answer in {deadline:?}"))),
                 }
@@ -106,14 +118,22 @@ impl Service<Request> for MeshChannel {
     }
 }
 
-async fn dispatch(target: Target, request: Request) -> Result<Response, Status> {
+/// `with_others`: until when somebody waits for a call that may go with others.
+async fn dispatch(
+    target: Target,
+    request: Request,
+    with_others: Option<Instant>,
+) -> Result<Response, Status> {
     match target {
         Target::Local(routes) => match routes.get() {
             Some(routes) => routes.oneshot(request).await.map_err(|never| match never {}),
             None => Err(detached()),
         },
         Target::Remote(peers) => {
-            let response = peers.call(request).await?;
+            let response = match with_others {
+                Some(until) => peers.call_with_others(request, until).await?,
+                None => peers.call(request).await?,
+            };
             // Said in place of an answer. Who speaks REST here would not look for it.
             match Status::from_header_map(response.headers()) {
                 Some(status) if status.code() != Code::Ok => Err(status),

@@ -24,6 +24,7 @@ use crate::metrics::Registry;
 use crate::{Role, Shutdown, Telemetry};
 
 mod channel;
+mod gathered;
 mod observed;
 mod peers;
 mod tls;
@@ -258,11 +259,8 @@ impl Mesh {
         listener: tokio::net::TcpListener,
         shutdown: Shutdown,
     ) -> Result<(), tonic::transport::Error> {
-        let Some(routes) = self.inner.local.get() else { return Ok(()) };
-        let places = Arc::new(Semaphore::new(self.inner.config.max_calls.get() as usize));
-        let bounded = from_fn_with_state(places, shed);
-        let server = Server::builder()
-            .add_routes(Routes::from(routes.into_axum_router().layer(bounded)).prepare());
+        let Some(routes) = self.routes() else { return Ok(()) };
+        let server = Server::builder().add_routes(routes.prepare());
         let shutdown = shutdown.cancelled_owned();
         match &self.inner.tls {
             None => {
@@ -275,6 +273,14 @@ impl Mesh {
                 server.serve_with_incoming_shutdown(incoming, shutdown).await
             }
         }
+    }
+
+    /// What others reach of the attached routes.
+    fn routes(&self) -> Option<Routes> {
+        let places = Arc::new(Semaphore::new(self.inner.config.max_calls.get() as usize));
+        let bounded = from_fn_with_state(places, shed);
+        let routes = Routes::from(self.inner.local.get()?.into_axum_router().layer(bounded));
+        Some(routes.clone().add_service(gathered::server(routes.prepare())))
     }
 
     /// By which this process makes spans.

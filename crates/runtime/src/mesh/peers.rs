@@ -25,6 +25,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::chain;
+use super::gathered::Gathered;
 use super::tls::Tls;
 use super::unsent::{Lent, Unsent};
 
@@ -96,10 +97,11 @@ impl Place {
 /// Whoever answers to a URL.
 pub(super) struct Peers {
     shared: Arc<Shared>,
+    gathered: Gathered,
     keeper: JoinHandle<()>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     place: Place,
     tls: Option<Tls>,
     resolver: Resolver,
@@ -148,28 +150,22 @@ impl Peers {
         });
         // Connections must live on the main runtime, not on a connection worker.
         let keeper = runtime.spawn(keep(shared.clone()));
-        Arc::new(Self { shared, keeper })
+        let gathered = Gathered::new(shared.clone(), runtime);
+        Arc::new(Self { shared, gathered, keeper })
     }
 
-    /// Calls the replica whose turn it is. One that has gone before the call was on its way is
-    /// passed over; a call that may have been carried out is not made again.
-    pub async fn call(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
-        let shared = &self.shared;
-        shared.use_now();
-        shared.address(&mut request);
-        let unsent = Unsent::new(request);
-        for _ in 0..TRIES {
-            let mut connection = shared.replica().await?;
-            match connection.try_send_request(unsent.request()).await {
-                Ok(response) => {
-                    shared.answered.store(true, Ordering::Relaxed);
-                    return Ok(response.map(Body::new));
-                }
-                Err(failed) if unsent.is_whole_after(&failed) => {}
-                Err(failed) => return Err(shared.lost(&chain(failed.error()))),
-            }
-        }
-        Err(shared.lost(FLEETING))
+    /// Calls the replica whose turn it is.
+    pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        self.shared.call(request).await
+    }
+
+    /// The same with a unary call that may go with others, and whose caller waits `until` then.
+    pub async fn call_with_others(
+        &self,
+        request: Request<Body>,
+        until: Instant,
+    ) -> Result<Response<Body>, Status> {
+        self.gathered.call(&self.shared, request, until).await
     }
 
     /// Whether a replica is connected.
@@ -210,6 +206,26 @@ async fn keep(shared: Arc<Shared>) {
 }
 
 impl Shared {
+    /// Calls the replica whose turn it is. One that has gone before the call was on its way is
+    /// passed over; a call that may have been carried out is not made again.
+    pub async fn call(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
+        self.use_now();
+        self.address(&mut request);
+        let unsent = Unsent::new(request);
+        for _ in 0..TRIES {
+            let mut connection = self.replica().await?;
+            match connection.try_send_request(unsent.request()).await {
+                Ok(response) => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return Ok(response.map(Body::new));
+                }
+                Err(failed) if unsent.is_whole_after(&failed) => {}
+                Err(failed) => return Err(self.lost(&chain(failed.error()))),
+            }
+        }
+        Err(self.lost(FLEETING))
+    }
+
     fn use_now(&self) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
