@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo::rerun-if-changed={file}");
     }
     tonic_prost_build::configure()
+        .codec_path("crate::codec::SmallBuffers")
         // What is only passed on is not copied.
         .bytes(".dunlin.v1.Call.message")
         .bytes(".dunlin.v1.Answer.message")
