@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     tonic_prost_build::configure()
         .codec_path("crate::codec::SmallBuffers")
-        // What is only passed on is not copied.
+        // What is only passed on is not copied when it is read.
         .bytes(".dunlin.v1.Call.message")
         .bytes(".dunlin.v1.Answer.message")
         .compile_fds(protox::compile(files, ["."])?)?;

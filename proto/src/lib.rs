@@ -1,7 +1,7 @@
 //! The internal API between roles: code generated from `dunlin/v1`, and conversions to the model.
 //! Wire → model validates (`TryFrom`), model → wire cannot fail (`From`).
 
-pub mod codec;
+mod codec;
 pub mod command;
 pub mod identity;
 pub mod status;

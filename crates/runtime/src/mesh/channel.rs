@@ -44,8 +44,8 @@ pub(super) enum Target {
 /// A way to a role or a process. Cheap to clone.
 ///
 /// A call runs as a task on the main runtime, so that a slow handler never stalls the connection
-/// thread it was called from; dropping the call's future cancels it. The deadline is for the
-/// response head: a stream may go on for as long as it likes.
+/// thread it was called from; dropping the call's future cancels it, unless it is gathered. The
+/// deadline is for the response head: a stream may go on for as long as it likes.
 #[derive(Clone)]
 pub struct MeshChannel {
     target: Target,
@@ -73,7 +73,7 @@ impl MeshChannel {
     }
 
     /// The same way for unary gRPC calls only, which another process is asked for together with
-    /// what others ask of it. Dropped on their way, they are carried out all the same.
+    /// what others ask of it. One that is dropped on its way there is not cancelled.
     #[must_use]
     pub fn gathered(mut self) -> Self {
         self.gathered = true;
@@ -147,7 +147,7 @@ fn detached() -> Status {
     Status::unavailable("this process is starting or stopping")
 }
 
-/// A call under way; dropped, it is cancelled.
+/// A call under way; dropped, it is cancelled, unless it went with others.
 pub struct Call(JoinHandle<Result<Response, Status>>);
 
 impl Future for Call {

@@ -10,10 +10,12 @@ use bytes::Bytes;
 use dunlin_proto::v1;
 use dunlin_proto::v1::answer::Outcome;
 use dunlin_proto::v1::gathered_client::GatheredClient;
-use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
+use tonic::body::Body;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 use tonic::{Code, Status};
 
@@ -24,16 +26,14 @@ mod serve;
 
 pub(super) use serve::server;
 
-type Body = tonic::body::Body;
-
 /// Calls in one request.
 const MOST: usize = 256;
 /// A message of more bytes goes by itself.
 const LARGE: usize = 64 << 10;
 /// How long calls wait at most for those before them to be taken up.
-const PAUSE: Duration = Duration::from_millis(2);
+const PATIENCE: Duration = Duration::from_millis(2);
 
-const STATUS: &str = "grpc-status";
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 /// What W3C's Trace Context passes on.
 const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
@@ -55,7 +55,8 @@ impl Gathered {
         Self(sender)
     }
 
-    /// A unary call. Once it is on its way, a caller that goes away does not end it.
+    /// A unary call. Once it is on its way, or waits for a connection, a caller that goes away does
+    /// not end it.
     pub async fn call(
         &self,
         shared: &Shared,
@@ -86,12 +87,12 @@ impl Gathered {
 
 /// As a response that came alone.
 fn answered(message: Bytes) -> Response {
-    let trailers = HeaderMap::from_iter([(
-        http::HeaderName::from_static(STATUS),
-        http::HeaderValue::from_static("0"),
-    )]);
+    let mut trailers = HeaderMap::new();
+    trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
     let body = Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))));
-    Response::new(Body::new(body))
+    let mut response = Response::new(Body::new(body));
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
 }
 
 fn refused(refusal: v1::Refusal) -> Status {
@@ -110,43 +111,37 @@ fn refused(refusal: v1::Refusal) -> Status {
 async fn send(shared: Arc<Shared>, mut queue: mpsc::UnboundedReceiver<Waiting>) {
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, MOST).await > 0 {
-        waiting.retain(|call| !call.reply.is_closed());
-        let calls = std::mem::take(&mut waiting);
-        let Some(until) = calls.iter().map(|call| call.until).max() else { continue };
         let (taken, is_taken) = oneshot::channel();
-        tokio::spawn(ask(shared.clone(), calls, until, taken));
+        tokio::spawn(ask(shared.clone(), std::mem::take(&mut waiting), taken));
         // Either way it is time.
-        let _ = timeout(PAUSE, is_taken).await;
+        let _ = timeout(PATIENCE, is_taken).await;
     }
 }
 
-async fn ask(
-    shared: Arc<Shared>,
-    waiting: Vec<Waiting>,
-    until: Instant,
-    taken: oneshot::Sender<()>,
-) {
+async fn ask(shared: Arc<Shared>, waiting: Vec<Waiting>, taken: oneshot::Sender<()>) {
+    // Callers have deadlines of their own, and none is later.
+    let Some(until) = waiting.iter().map(|call| call.until).max() else { return };
     let (calls, mut replies): (Vec<_>, Vec<_>) =
         waiting.into_iter().map(|waiting| (waiting.call, Some(waiting.reply))).unzip();
     let answers = async {
         let line = tower::service_fn(|request| shared.call(request));
-        let client = GatheredClient::new(line).max_decoding_message_size(usize::MAX);
-        let mut answers = { client }.call(v1::Calls { calls }).await?.into_inner();
+        let mut client = GatheredClient::new(line).max_decoding_message_size(usize::MAX);
+        let mut answers = client.call(v1::Calls { calls }).await?.into_inner();
         drop(taken);
-        while let Some(v1::Answers { answers }) = answers.message().await? {
+        // What breaks from here on has begun, and tonic calls it by many names.
+        let lost = |status: Status| shared.lost(status.message());
+        while let Some(v1::Answers { answers }) = answers.message().await.map_err(lost)? {
             for answer in answers {
                 let reply = replies.get_mut(answer.call as usize).and_then(Option::take);
                 // Who has stopped waiting is not told.
                 let _ = reply.map(|reply| reply.send(Ok(answer)));
             }
         }
-        Err(Status::internal("an answer is missing"))
+        Ok(())
     };
-    let ended: Result<Result<(), Status>, _> = timeout_at(until, answers).await;
-    let status = match ended {
-        Ok(Ok(())) => return,
+    let status = match timeout_at(until, answers).await {
+        Ok(Ok(())) => shared.lost("it has not answered all of them"),
         Ok(Err(status)) => status,
-        // Callers have deadlines of their own, and none is later.
         Err(_) => Status::deadline_exceeded("no answer in time"),
     };
     for reply in replies.into_iter().flatten() {

@@ -235,7 +235,7 @@ impl Shared {
         used.elapsed() > self.times.unused
     }
 
-    fn lost(&self, why: &str) -> Status {
+    pub fn lost(&self, why: &str) -> Status {
         let name = &self.place.name;
         let hint = match self.answered.load(Ordering::Relaxed) {
             true => "",

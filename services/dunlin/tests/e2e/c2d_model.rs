@@ -5,7 +5,6 @@
 //!
 //! `DUNLIN_C2D_SEED` (random, printed) draws the same again, which may meet otherwise then.
 
-use dunlin_storage::testing::seeded;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -16,6 +15,7 @@ use dunlin_runtime::Clock;
 use dunlin_runtime::clock::unix_millis;
 use dunlin_storage::command_queue::conformance::Watch;
 pub use dunlin_storage::command_queue::conformance::rules;
+use dunlin_storage::testing::seeded;
 
 use crate::c2d_model_back_end::BackEnd;
 use crate::c2d_model_device::Client;

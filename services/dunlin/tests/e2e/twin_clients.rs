@@ -3,13 +3,13 @@
 //!
 //! `DUNLIN_TWINS_SEED` (random, said by a failure) draws the same calls again.
 
-use dunlin_storage::testing::seeded;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dunlin::client::{Client, ClientError, TwinPatch};
 use dunlin::test_hub::TestHub;
+use dunlin_storage::testing::seeded;
 use fastrand::Rng;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};

@@ -6,20 +6,23 @@ use std::pin::Pin;
 use dunlin_proto::v1;
 use dunlin_proto::v1::answer::Outcome;
 use dunlin_proto::v1::gathered_server;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::stream::unfold;
+use futures_util::{FutureExt, Stream};
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, Full};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::body::Body;
 use tonic::metadata::KeyAndValueRef;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
-use super::{Body, MOST};
+use super::{GRPC, LARGE, MOST};
 
 /// Has calls carried out by `routes`.
 pub fn server(routes: Routes) -> gathered_server::GatheredServer<impl gathered_server::Gathered> {
-    gathered_server::GatheredServer::new(Apart(routes)).max_decoding_message_size(usize::MAX)
+    gathered_server::GatheredServer::new(Apart(routes)).max_decoding_message_size(MOST * 2 * LARGE)
 }
 
 struct Apart(Routes);
@@ -32,25 +35,33 @@ impl gathered_server::Gathered for Apart {
         &self,
         request: tonic::Request<v1::Calls>,
     ) -> Result<tonic::Response<Self::CallStream>, Status> {
-        let calls = request.into_inner().calls.into_iter().zip(0..);
-        let under_way: FuturesUnordered<_> = calls
-            .map(|(call, place)| {
-                let answer = AssertUnwindSafe(answer(self.0.clone(), call)).catch_unwind();
-                answer.map(move |answer| {
-                    let died = |_| Err(Status::internal("the handler died"));
-                    let outcome = answer.unwrap_or_else(died).unwrap_or_else(refusal);
-                    v1::Answer { call: place, outcome: Some(outcome) }
-                })
-            })
-            .collect();
-        let answers = under_way.ready_chunks(MOST).map(|answers| Ok(v1::Answers { answers }));
+        let (done, answers) = mpsc::unbounded_channel();
+        // Each goes on whatever becomes of the others, and however slowly answers are read. They end
+        // with the stream.
+        let mut under_way = JoinSet::new();
+        for (call, place) in request.into_inner().calls.into_iter().zip(0..) {
+            let (routes, done) = (self.0.clone(), done.clone());
+            under_way.spawn(async move {
+                let answer = AssertUnwindSafe(answer(routes, call)).catch_unwind().await;
+                let died = |_| Err(Status::internal("the handler died"));
+                let outcome = answer.unwrap_or_else(died).unwrap_or_else(refusal);
+                // Nobody reads any more: the stream is being dropped.
+                let _ = done.send(v1::Answer { call: place, outcome: Some(outcome) });
+            });
+        }
+        drop(done);
+        let answers = unfold((under_way, answers), |(under_way, mut answers)| async move {
+            let mut some = Vec::new();
+            answers.recv_many(&mut some, MOST).await;
+            (!some.is_empty()).then(|| (Ok(v1::Answers { answers: some }), (under_way, answers)))
+        });
         Ok(tonic::Response::new(Box::pin(answers)))
     }
 }
 
 async fn answer(routes: Routes, call: v1::Call) -> Result<Outcome, Status> {
     let v1::Call { path, trace, message } = call;
-    let request = http::Request::post(path).header(CONTENT_TYPE, "application/grpc");
+    let request = http::Request::post(path).header(CONTENT_TYPE, GRPC);
     let traced = |request: http::request::Builder, (name, value)| request.header(name, value);
     let request = trace.into_iter().fold(request, traced);
     let request = request.body(Body::new(Full::new(message)));
