@@ -1,7 +1,5 @@
 //! `CommandQueue` on Postgres, beside the identities its queues belong to.
 
-use std::collections::HashSet;
-
 use async_trait::async_trait;
 use dunlin_model::Command;
 use dunlin_model::command::{Disposition, LockToken};
@@ -9,8 +7,7 @@ use dunlin_model::command::{Disposition, LockToken};
 use super::{CommandQueue, FeedbackBatch, FeedbackRules, Lease, Rules, Settlement, Swept};
 use crate::StoreError;
 use crate::postgres::Postgres;
-use crate::postgres::batch::{Batcher, Work};
-use crate::postgres::session::{Fault, Session};
+use crate::postgres::batch::Batcher;
 use crate::postgres::text::escape;
 use crate::presence::Epoch;
 
@@ -23,18 +20,13 @@ use changes::{Change, Changed, Changes, What, mixed_up};
 
 pub struct PostgresCommandQueue {
     postgres: Postgres,
-    probes: Batcher<Probes>,
     changes: Batcher<Changes>,
 }
 
 impl PostgresCommandQueue {
     /// Within the runtime that is to do its work.
     pub fn new(postgres: &Postgres) -> Self {
-        Self {
-            postgres: postgres.clone(),
-            probes: Batcher::new(postgres, Probes),
-            changes: Batcher::new(postgres, Changes),
-        }
+        Self { postgres: postgres.clone(), changes: Batcher::new(postgres, Changes) }
     }
 
     async fn change(
@@ -47,13 +39,6 @@ impl PostgresCommandQueue {
         let device = escape(device).into_owned();
         let key = device.clone();
         self.changes.call(&key, Change { device, what, now, rules: rules.clone() }).await
-    }
-
-    /// What has nothing to do should lock nothing: most devices have nothing queued.
-    async fn probe(&self, device: &str, epoch: Option<Epoch>) -> Result<bool, StoreError> {
-        let device = escape(device).into_owned();
-        let key = device.clone();
-        self.probes.call(&key, Probe { device, epoch }).await
     }
 }
 
@@ -81,9 +66,6 @@ impl CommandQueue for PostgresCommandQueue {
         now: i64,
         rules: &Rules,
     ) -> Result<Lease, StoreError> {
-        if !self.probe(device, None).await? {
-            return Ok(Lease::default());
-        }
         match self.change(device, What::Lease { epoch, tokens, bytes }, now, rules).await? {
             Changed::Leased(lease) => Ok(lease),
             _ => Err(mixed_up()),
@@ -114,7 +96,7 @@ impl CommandQueue for PostgresCommandQueue {
         now: i64,
         rules: &Rules,
     ) -> Result<(), StoreError> {
-        if epoch == 0 || !self.probe(device, Some(epoch)).await? {
+        if epoch == 0 {
             return Ok(());
         }
         self.change(device, What::Release { epoch, in_vain }, now, rules).await.map(drop)
@@ -190,37 +172,5 @@ impl CommandQueue for PostgresCommandQueue {
         rules: &FeedbackRules,
     ) -> Result<bool, StoreError> {
         feedback::settle(&self.postgres, token, disposition, now, rules).await
-    }
-}
-
-struct Probe {
-    device: String,
-    /// Whose locks; `None`: anything that is queued.
-    epoch: Option<Epoch>,
-}
-
-/// Which queues have something, in one read.
-struct Probes;
-
-#[async_trait]
-impl Work for Probes {
-    type Call = Probe;
-    type Answer = bool;
-    const KIND: &'static str = "command_probe";
-
-    async fn run(
-        &self,
-        session: &Session,
-        calls: &[Probe],
-    ) -> Result<Vec<Result<bool, StoreError>>, Fault> {
-        let sql = "SELECT n FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY
-                       AS k (device_id, epoch, n)
-                   WHERE EXISTS (SELECT 1 FROM command c WHERE c.device_id = k.device_id
-                       AND (k.epoch IS NULL OR c.lock_epoch = k.epoch))";
-        let devices: Vec<_> = calls.iter().map(|call| &*call.device).collect();
-        let epochs: Vec<_> = calls.iter().map(|call| call.epoch.map(u64::cast_signed)).collect();
-        let found = session.read(sql, &[&devices, &epochs]).await?;
-        let found: HashSet<i64> = found.iter().map(|row| row.get(0)).collect();
-        Ok((1..).zip(calls).map(|(n, _)| Ok(found.contains(&n))).collect())
     }
 }

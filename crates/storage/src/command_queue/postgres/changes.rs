@@ -1,4 +1,5 @@
-//! Changes of queues, many in one transaction: lock and read, apply in memory, write and commit.
+//! Changes of queues, many in one transaction: read, apply in memory, and write if nobody else has
+//! written meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -8,7 +9,7 @@ use dunlin_model::command::{Disposition, LockToken};
 use tokio::try_join;
 
 use super::queue::{Handed, Queue};
-use super::rows::{self, New, Record};
+use super::rows::{self, Advanced, New, Record, Write};
 use crate::StoreError;
 use crate::command_queue::{Lease, Leased, Rules, Settlement, Swept};
 use crate::postgres::batch::Work;
@@ -59,27 +60,32 @@ impl Work for Changes {
     ) -> Result<Vec<Result<Changed, StoreError>>, Fault> {
         let devices: BTreeSet<_> = calls.iter().map(|call| &*call.device).collect();
         let devices: Vec<_> = devices.into_iter().collect();
-        let mut held = hold(session, &devices).await?;
-        let mut sent = HashMap::new();
-        let applied: Vec<_> =
-            calls.iter().map(|call| apply(call, held.get_mut(&*call.device), &mut sent)).collect();
-        let handed = applied.iter().zip(calls).filter_map(|(applied, call)| match applied {
-            Ok(Applied::Handed(handed, _)) => {
-                Some(handed.iter().map(|one| (&*call.device, one.sequence)))
-            }
-            _ => None,
-        });
-        let handed: Vec<_> = handed.flatten().collect();
-        let bodies = write(session, &held, &sent, &handed).await?;
-        let answer = |(applied, call): (Result<Applied, StoreError>, &Change)| match applied {
-            Ok(Applied::Done(done)) => Ok(Ok(done)),
-            Ok(Applied::Handed(handed, returned)) => {
-                let messages = leased(&call.device, handed, &sent, &bodies);
-                messages.map(|messages| Ok(Changed::Leased(Lease { messages, returned })))
-            }
-            Err(refusal) => Ok(Err(refusal)),
-        };
-        applied.into_iter().zip(calls).map(answer).collect()
+        for locked in [false, true] {
+            let mut held = hold(session, &devices, locked).await?;
+            let mut sent = HashMap::new();
+            let apply = |call| apply(call, held.get_mut(&*call.device), &mut sent);
+            let applied: Vec<_> = calls.iter().map(apply).collect();
+            let handed = applied.iter().zip(calls).filter_map(|(applied, call)| match applied {
+                Ok(Applied::Handed(handed, _)) => {
+                    Some(handed.iter().map(|one| (&*call.device, one.sequence)))
+                }
+                _ => None,
+            });
+            let handed: Vec<_> = handed.flatten().collect();
+            let Some(bodies) = write(session, &held, &sent, &handed, locked).await? else {
+                continue;
+            };
+            let answer = |(applied, call): (Result<Applied, StoreError>, &Change)| match applied {
+                Ok(Applied::Done(done)) => Ok(Ok(done)),
+                Ok(Applied::Handed(handed, returned)) => {
+                    let messages = leased(&call.device, handed, &sent, &bodies);
+                    messages.map(|messages| Ok(Changed::Leased(Lease { messages, returned })))
+                }
+                Err(refusal) => Ok(Err(refusal)),
+            };
+            return applied.into_iter().zip(calls).map(answer).collect();
+        }
+        Err(Fault::Raced)
     }
 }
 
@@ -96,57 +102,72 @@ pub(super) async fn sweep(
     if devices.is_empty() {
         return Ok(Swept::default());
     }
-    let mut held = hold(session, &devices).await?;
-    let mut swept = Swept { looked: devices.len(), returned: Vec::new() };
-    for (device, held) in &mut held {
-        if held.queue.look(now, rules) {
-            swept.returned.push(device.clone());
+    for locked in [false, true] {
+        let mut held = hold(session, &devices, locked).await?;
+        let mut swept = Swept { looked: devices.len(), returned: Vec::new() };
+        for (device, held) in &mut held {
+            if held.queue.look(now, rules) {
+                swept.returned.push(device.clone());
+            }
+        }
+        if write(session, &held, &HashMap::new(), &[], locked).await?.is_some() {
+            return Ok(swept);
         }
     }
-    write(session, &held, &HashMap::new(), &[]).await?;
-    Ok(swept)
+    Err(Fault::Raced)
 }
 
-/// A queue that is locked.
 struct Held {
     /// As it is stored.
     generation_id: String,
+    version: String,
     before: Queue,
     queue: Queue,
 }
 
-/// Begins, and locks the queues in the order of their devices: so no two batches wait for each
-/// other, in whatever process they are.
-async fn hold(session: &Session, devices: &[&str]) -> Result<BTreeMap<String, Held>, Fault> {
-    let (lock, read) = (session.prepare(rows::LOCK).await?, session.prepare(rows::READ).await?);
+/// Reads queues. Where somebody else is fast, once more under a lock, which begins a transaction.
+async fn hold(
+    session: &Session,
+    devices: &[&str],
+    locked: bool,
+) -> Result<BTreeMap<String, Held>, Fault> {
     let params: Params<'_> = &[&devices];
-    let trip = async {
-        try_join!(
-            biased;
-            session.begin(),
-            session.query(&lock, params),
-            session.query(&read, params),
-        )
-    };
-    let (_, queues, messages) = session.trip(trip).await?;
-    let mut held = BTreeMap::new();
-    for row in &queues {
-        let queue = Queue {
-            sequence: row.get::<_, i64>("sequence").cast_unsigned(),
-            epoch: row.get::<_, i64>("epoch").cast_unsigned(),
-            messages: Vec::new(),
-            ends: Vec::new(),
+    let rows = if locked {
+        let (lock, read) = (session.prepare(rows::LOCK).await?, session.prepare(rows::READ).await?);
+        let trip = async {
+            try_join!(
+                biased;
+                session.begin(),
+                session.execute(&lock, params),
+                session.query(&read, params),
+            )
         };
-        let generation_id = row.get("generation_id");
-        held.insert(row.get("device_id"), Held { generation_id, before: queue.clone(), queue });
-    }
-    for row in &messages {
+        session.trip(trip).await?.2
+    } else {
+        session.read(rows::READ, params).await?
+    };
+    let mut held: BTreeMap<String, Held> = BTreeMap::new();
+    for row in &rows {
         let device: &str = row.get("device_id");
-        // Of a device that was made after the lock was asked for: to those who ask, it is not there.
-        let Some(held) = held.get_mut(device) else { continue };
-        held.queue.messages.push(rows::message(row)?);
+        if !held.contains_key(device) {
+            let queue = Queue {
+                sequence: row.get::<_, i64>("last").cast_unsigned(),
+                epoch: row.get::<_, i64>("epoch").cast_unsigned(),
+                messages: Vec::new(),
+                ends: Vec::new(),
+            };
+            let (generation_id, version) = (row.get("generation_id"), row.get("version"));
+            let new = Held { generation_id, version, before: queue.clone(), queue };
+            held.insert(device.to_owned(), new);
+        }
+        if let Some(held) = held.get_mut(device)
+            && row.get::<_, Option<i64>>("sequence").is_some()
+        {
+            held.queue.messages.push(rows::message(row)?);
+        }
     }
     for held in held.values_mut() {
+        held.queue.messages.sort_unstable_by_key(|message| message.sequence);
         held.before = held.queue.clone();
     }
     Ok(held)
@@ -204,16 +225,18 @@ fn apply<'a>(
 /// Messages with the time at which they were enqueued, by device and sequence.
 type Bodies = HashMap<(String, u64), (Command, i64)>;
 
-/// Writes what differs from what was read, and commits. Returns what of `handed` is stored.
+/// Writes what differs from what was read. Returns what of `handed` is stored, or `None` if somebody
+/// else has written meanwhile: then nothing is written.
 async fn write(
     session: &Session,
     held: &BTreeMap<String, Held>,
     sent: &Sent<'_>,
     handed: &[(&str, u64)],
-) -> Result<Bodies, Fault> {
+    locked: bool,
+) -> Result<Option<Bodies>, Fault> {
     let (mut removed, mut changed, mut new, mut told) = (vec![], vec![], vec![], vec![]);
     let mut advanced = Vec::new();
-    for (device, Held { generation_id, before, queue }) in held {
+    for (device, Held { generation_id, version, before, queue }) in held {
         let mut left = queue.messages.iter().peekable();
         for old in &before.messages {
             match left.next_if(|message| message.sequence == old.sequence) {
@@ -228,40 +251,31 @@ async fn write(
             new.push(New { device, message, command, enqueued });
         }
         told.extend(queue.ends.iter().map(|end| Record { device, generation_id, end }));
-        if (before.sequence, before.epoch) != (queue.sequence, queue.epoch) {
-            advanced.push((&**device, queue));
+        if before != queue {
+            advanced.push(Advanced { device, version, queue });
         }
     }
-    let stored: Vec<_> = handed.iter().filter(|key| !sent.contains_key(*key)).copied().collect();
-    if removed.is_empty() && changed.is_empty() && new.is_empty() && advanced.is_empty() {
-        session.trip(session.rollback()).await?;
-        return Ok(HashMap::new());
+    if advanced.is_empty() {
+        if locked {
+            session.trip(session.rollback()).await?;
+        }
+        return Ok(Some(HashMap::new()));
     }
-    let bodies = session.prepare(rows::BODIES).await?;
-    let remove = session.prepare(rows::REMOVE).await?;
-    let update = session.prepare(rows::UPDATE).await?;
-    let insert = session.prepare(rows::INSERT).await?;
-    let tell = session.prepare(rows::TELL).await?;
-    let advance = session.prepare(rows::ADVANCE).await?;
-    let trip = async {
-        try_join!(
-            biased;
-            rows::by_key(session, &bodies, &stored),
-            rows::by_key(session, &remove, &removed),
-            rows::update(session, &update, &changed),
-            rows::insert(session, &insert, &new),
-            rows::tell(session, &tell, &told),
-            rows::advance(session, &advance, &advanced),
-            session.commit(),
-        )
-    };
-    let (found, ..) = session.trip(trip).await?;
+    let mut write = Write::new(&advanced);
+    write.remove(&removed);
+    write.change(&changed);
+    write.insert(&new)?;
+    write.tell(&told);
+    let stored: Vec<_> = handed.iter().filter(|key| !sent.contains_key(*key)).copied().collect();
+    let Some(found) = write.run(session, &stored, locked).await? else { return Ok(None) };
     let mut bodies = HashMap::new();
     for row in &found {
-        let key = (row.get("device_id"), row.get::<_, i64>("sequence").cast_unsigned());
+        // That nothing is to be read is a row, too.
+        let Some(device) = row.get("device_id") else { continue };
+        let key: (String, _) = (device, row.get::<_, i64>("sequence").cast_unsigned());
         bodies.insert(key, rows::command(row)?);
     }
-    Ok(bodies)
+    Ok(Some(bodies))
 }
 
 /// Hand-outs with what was sent, be it in this transaction or before.

@@ -42,7 +42,7 @@ pub(super) struct Handed {
     pub(super) delivery_count: u32,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Queue {
     /// The last one that was given.
     pub(super) sequence: u64,

@@ -1,46 +1,227 @@
 //! Rows of `command_queue` and `command`.
 
+use std::fmt::Write as _;
+
 use dunlin_model::Command;
 use dunlin_model::command::{Ack, LockToken};
-use tokio_postgres::{Row, Statement};
+use tokio::try_join;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::queue::{End, Message, Queue, size};
 use crate::StoreError;
-use crate::postgres::session::{Fault, Params, Session};
+use crate::postgres::session::{Fault, Session};
 use crate::postgres::text::{escape, escape_some, unescape};
 use crate::postgres::unavailable;
 
-/// Whoever changes a queue holds its row here.
-pub(super) const LOCK: &str = "SELECT device_id, generation_id, sequence, epoch FROM command_queue
+/// For whoever was overtaken: nobody changes these queues until it ends.
+pub(super) const LOCK: &str = "SELECT FROM command_queue
      WHERE device_id = ANY($1) ORDER BY device_id FOR UPDATE";
 
-pub(super) const READ: &str = "SELECT device_id, sequence, message_id, ack, size, expires, due,
-         delivery_count, lock_token, lock_epoch
-     FROM command WHERE device_id = ANY($1) ORDER BY device_id, sequence";
+/// Queues with the messages of each. Who changes a message changes its queue's row too, so its
+/// `xmin`, the last transaction that did, is the version of all.
+pub(super) const READ: &str = "SELECT q.device_id, q.generation_id, q.sequence AS last, q.epoch,
+         q.xmin::text AS version, c.*
+     FROM command_queue q LEFT JOIN LATERAL (
+         SELECT sequence, message_id, ack, size, expires, due, delivery_count, lock_token,
+             lock_epoch
+         FROM command WHERE device_id = q.device_id ORDER BY sequence) c ON true
+     WHERE q.device_id = ANY($1)";
 
-/// What is handed out, with all that was sent.
-pub(super) const BODIES: &str = "SELECT c.device_id, c.sequence, c.message_id,
-         c.correlation_id, c.user_id, c.content_type, c.content_encoding, c.ack, c.properties,
-         c.enqueued, c.expires, c.body
-     FROM unnest($1::text[], $2::bigint[]) AS k (device_id, sequence)
-         JOIN command c USING (device_id, sequence)";
+type Value<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 
-pub(super) const REMOVE: &str = "DELETE FROM command c
-     USING unnest($1::text[], $2::bigint[]) AS k (device_id, sequence)
-     WHERE c.device_id = k.device_id AND c.sequence = k.sequence";
+/// All that is to be written, in one statement: its own transaction, which does nothing if one of
+/// the queues is not what was read any more.
+pub(super) struct Write<'a> {
+    sql: String,
+    values: Vec<Value<'a>>,
+}
 
-/// By device and sequence.
-pub(super) async fn by_key(
-    session: &Session,
-    statement: &Statement,
-    keys: &[(&str, u64)],
-) -> Result<Vec<Row>, Fault> {
-    if keys.is_empty() {
-        return Ok(Vec::new());
+/// A queue as it is to be stored.
+pub(super) struct Advanced<'a> {
+    pub(super) device: &'a str,
+    /// As it was read.
+    pub(super) version: &'a str,
+    pub(super) queue: &'a Queue,
+}
+
+impl<'a> Write<'a> {
+    /// Locks the queues in the order of their devices: so no two batches wait for each other, in
+    /// whatever process they are.
+    pub(super) fn new(queues: &[Advanced<'a>]) -> Self {
+        let mut write = Self { sql: String::new(), values: Vec::new() };
+        let devices: Vec<_> = queues.iter().map(|one| one.device).collect();
+        let versions: Vec<_> = queues.iter().map(|one| one.version).collect();
+        write.add(
+            "WITH held AS MATERIALIZED (
+                 SELECT FROM command_queue q
+                 JOIN unnest(?text[], ?text[]) AS k (device_id, version)
+                     ON q.device_id = k.device_id AND q.xmin::text = k.version
+                 ORDER BY q.device_id FOR UPDATE OF q),
+             sound AS MATERIALIZED (
+                 SELECT count(*) = cardinality($1) AS sound FROM held),
+             advanced AS (
+                 UPDATE command_queue q SET sequence = n.sequence, epoch = n.epoch
+                 FROM unnest($1, ?bigint[], ?bigint[]) AS n (device_id, sequence, epoch)
+                 WHERE q.device_id = n.device_id AND (SELECT sound FROM sound))",
+            vec![
+                Box::new(devices),
+                Box::new(versions),
+                column(queues, |one| one.queue.sequence.cast_signed()),
+                column(queues, |one| one.queue.epoch.cast_signed()),
+            ],
+        );
+        write
     }
-    let devices: Vec<_> = keys.iter().map(|(device, _)| *device).collect();
-    let sequences: Vec<_> = keys.iter().map(|(_, sequence)| sequence.cast_signed()).collect();
-    session.query(statement, &[&devices, &sequences]).await
+
+    /// Each `?` in it stands for the next of the values.
+    fn add(&mut self, sql: &str, values: Vec<Value<'a>>) {
+        let mut parts = sql.split('?');
+        self.sql.extend(parts.next());
+        for (part, value) in parts.zip(values) {
+            self.values.push(value);
+            // `write!` to a string never fails.
+            let _ = write!(self.sql, "${}::{part}", self.values.len());
+        }
+    }
+
+    pub(super) fn remove(&mut self, removed: &[(&'a str, u64)]) {
+        if removed.is_empty() {
+            return;
+        }
+        self.add(
+            ", removed AS (
+                 DELETE FROM command c
+                 USING unnest(?text[], ?bigint[]) AS k (device_id, sequence)
+                 WHERE c.device_id = k.device_id AND c.sequence = k.sequence
+                     AND (SELECT sound FROM sound))",
+            keys(removed),
+        );
+    }
+
+    pub(super) fn change(&mut self, changed: &[(&'a str, &'a Message)]) {
+        if changed.is_empty() {
+            return;
+        }
+        self.add(
+            ", changed AS (
+                 UPDATE command c SET due = n.due, delivery_count = n.delivery_count,
+                     lock_token = n.lock_token, lock_epoch = n.lock_epoch
+                 FROM unnest(?text[], ?bigint[], ?bigint[], ?bigint[], ?bytea[], ?bigint[])
+                     AS n (device_id, sequence, due, delivery_count, lock_token, lock_epoch)
+                 WHERE c.device_id = n.device_id AND c.sequence = n.sequence
+                     AND (SELECT sound FROM sound))",
+            vec![
+                column(changed, |(device, _)| *device),
+                column(changed, |(_, message)| message.sequence.cast_signed()),
+                column(changed, |(_, message)| message.due),
+                column(changed, |(_, message)| i64::from(message.delivery_count)),
+                column(changed, |(_, message)| token(message)),
+                column(changed, |(_, message)| epoch(message)),
+            ],
+        );
+    }
+
+    pub(super) fn insert(&mut self, new: &[New<'a>]) -> Result<(), StoreError> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let properties: Result<Vec<_>, _> =
+            new.iter().map(|new| serde_json::to_string(&new.command.properties)).collect();
+        self.add(
+            ", new AS (
+                 INSERT INTO command (device_id, sequence, message_id, correlation_id, user_id,
+                     content_type, content_encoding, ack, properties, size, enqueued, expires, due,
+                     delivery_count, lock_token, lock_epoch, body)
+                 SELECT * FROM unnest(?text[], ?bigint[], ?text[], ?text[], ?text[], ?text[],
+                     ?text[], ?text[], ?text[], ?bigint[], ?bigint[], ?bigint[], ?bigint[],
+                     ?bigint[], ?bytea[], ?bigint[], ?bytea[])
+                 WHERE (SELECT sound FROM sound))",
+            vec![
+                column(new, |new| new.device),
+                column(new, |new| new.message.sequence.cast_signed()),
+                column(new, |new| escape_some(new.command.message_id.as_ref())),
+                column(new, |new| escape_some(new.command.correlation_id.as_ref())),
+                column(new, |new| escape_some(new.command.user_id.as_ref())),
+                column(new, |new| escape_some(new.command.content_type.as_ref())),
+                column(new, |new| escape_some(new.command.content_encoding.as_ref())),
+                column(new, |new| new.command.ack.as_str()),
+                Box::new(properties.map_err(unavailable)?),
+                column(new, |new| i64::try_from(size(new.command)).unwrap_or(i64::MAX)),
+                column(new, |new| new.enqueued),
+                column(new, |new| new.message.expires),
+                column(new, |new| new.message.due),
+                column(new, |new| i64::from(new.message.delivery_count)),
+                column(new, |new| token(new.message)),
+                column(new, |new| epoch(new.message)),
+                column(new, |new| &*new.command.body),
+            ],
+        );
+        Ok(())
+    }
+
+    /// Records of feedback, in their order.
+    pub(super) fn tell(&mut self, ends: &[Record<'a>]) {
+        if ends.is_empty() {
+            return;
+        }
+        self.add(
+            ", told AS (
+                 INSERT INTO feedback (device_id, generation_id, message_id, outcome, enqueued)
+                 SELECT device_id, generation_id, message_id, outcome, enqueued
+                 FROM unnest(?text[], ?text[], ?text[], ?text[], ?bigint[]) WITH ORDINALITY
+                     AS n (device_id, generation_id, message_id, outcome, enqueued, place)
+                 WHERE (SELECT sound FROM sound) ORDER BY place)",
+            vec![
+                column(ends, |record| record.device),
+                column(ends, |record| record.generation_id),
+                column(ends, |record| escape(&record.end.message_id)),
+                column(ends, |record| record.end.outcome.as_str()),
+                column(ends, |record| record.end.at),
+            ],
+        );
+    }
+
+    /// Does it, and reads what is handed out. `None`: somebody was faster, and nothing is done.
+    pub(super) async fn run(
+        mut self,
+        session: &Session,
+        handed: &[(&'a str, u64)],
+        locked: bool,
+    ) -> Result<Option<Vec<Row>>, Fault> {
+        if handed.is_empty() {
+            self.add(" SELECT sound, NULL::text AS device_id FROM sound", Vec::new());
+        } else {
+            self.add(
+                " SELECT sound, c.* FROM sound LEFT JOIN (
+                     SELECT c.device_id, c.sequence, c.message_id, c.correlation_id, c.user_id,
+                         c.content_type, c.content_encoding, c.ack, c.properties, c.enqueued,
+                         c.expires, c.body
+                     FROM unnest(?text[], ?bigint[]) AS k (device_id, sequence)
+                         JOIN command c USING (device_id, sequence)) c ON true",
+                keys(handed),
+            );
+        }
+        let params: Vec<_> = self.values.iter().map(|value| &**value as _).collect();
+        let rows = if locked {
+            let statement = session.prepare(&self.sql).await?;
+            let trip =
+                async { try_join!(biased; session.query(&statement, &params), session.commit()) };
+            session.trip(trip).await?.0
+        } else {
+            session.write(&self.sql, &params).await?
+        };
+        let sound = rows.first().is_some_and(|row| row.get("sound"));
+        Ok(sound.then_some(rows))
+    }
+}
+
+fn column<'a, R, T: ToSql + Sync + Send + 'a>(rows: &[R], of: impl Fn(&R) -> T) -> Value<'a> {
+    Box::new(rows.iter().map(of).collect::<Vec<_>>())
+}
+
+fn keys<'a>(keys: &[(&'a str, u64)]) -> Vec<Value<'a>> {
+    vec![column(keys, |(device, _)| *device), column(keys, |(_, sequence)| sequence.cast_signed())]
 }
 
 pub(super) fn message(row: &Row) -> Result<Message, StoreError> {
@@ -90,83 +271,12 @@ pub(super) struct New<'a> {
     pub(super) enqueued: i64,
 }
 
-pub(super) const INSERT: &str = "INSERT INTO command (device_id, sequence, message_id,
-         correlation_id, user_id, content_type, content_encoding, ack, properties, size, enqueued,
-         expires, due, delivery_count, lock_token, lock_epoch, body)
-     SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
-         $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[],
-         $13::bigint[], $14::bigint[], $15::bytea[], $16::bigint[], $17::bytea[])";
-
-pub(super) async fn insert(
-    session: &Session,
-    statement: &Statement,
-    new: &[New<'_>],
-) -> Result<(), Fault> {
-    if new.is_empty() {
-        return Ok(());
-    }
-    fn column<'a, T>(new: &'a [New<'a>], of: impl Fn(&'a New<'a>) -> T) -> Vec<T> {
-        new.iter().map(of).collect()
-    }
-    let properties: Result<Vec<_>, _> =
-        new.iter().map(|new| serde_json::to_string(&new.command.properties)).collect();
-    let (tokens, epochs) = locks(new.iter().map(|new| new.message));
-    let params: Params<'_> = &[
-        &column(new, |new| new.device),
-        &column(new, |new| new.message.sequence.cast_signed()),
-        &column(new, |new| escape_some(new.command.message_id.as_ref())),
-        &column(new, |new| escape_some(new.command.correlation_id.as_ref())),
-        &column(new, |new| escape_some(new.command.user_id.as_ref())),
-        &column(new, |new| escape_some(new.command.content_type.as_ref())),
-        &column(new, |new| escape_some(new.command.content_encoding.as_ref())),
-        &column(new, |new| new.command.ack.as_str()),
-        &properties.map_err(unavailable)?,
-        &column(new, |new| i64::try_from(size(new.command)).unwrap_or(i64::MAX)),
-        &column(new, |new| new.enqueued),
-        &column(new, |new| new.message.expires),
-        &column(new, |new| new.message.due),
-        &column(new, |new| i64::from(new.message.delivery_count)),
-        &tokens,
-        &epochs,
-        &column(new, |new| &*new.command.body),
-    ];
-    session.execute(statement, params).await.map(drop)
+fn token(message: &Message) -> Option<&[u8]> {
+    message.lock.as_ref().map(|(token, _)| &token.as_bytes()[..])
 }
 
-pub(super) const UPDATE: &str = "UPDATE command c SET due = n.due,
-         delivery_count = n.delivery_count, lock_token = n.lock_token, lock_epoch = n.lock_epoch
-     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bigint[])
-         AS n (device_id, sequence, due, delivery_count, lock_token, lock_epoch)
-     WHERE c.device_id = n.device_id AND c.sequence = n.sequence";
-
-pub(super) async fn update(
-    session: &Session,
-    statement: &Statement,
-    changed: &[(&str, &Message)],
-) -> Result<(), Fault> {
-    if changed.is_empty() {
-        return Ok(());
-    }
-    let (tokens, epochs) = locks(changed.iter().map(|(_, message)| *message));
-    let params: Params<'_> = &[
-        &changed.iter().map(|(device, _)| *device).collect::<Vec<_>>(),
-        &changed.iter().map(|(_, message)| message.sequence.cast_signed()).collect::<Vec<_>>(),
-        &changed.iter().map(|(_, message)| message.due).collect::<Vec<_>>(),
-        &changed.iter().map(|(_, message)| i64::from(message.delivery_count)).collect::<Vec<_>>(),
-        &tokens,
-        &epochs,
-    ];
-    session.execute(statement, params).await.map(drop)
-}
-
-fn locks<'a>(
-    messages: impl Iterator<Item = &'a Message>,
-) -> (Vec<Option<&'a [u8]>>, Vec<Option<i64>>) {
-    let parts = messages.map(|message| match &message.lock {
-        Some((token, epoch)) => (Some(&token.as_bytes()[..]), Some(epoch.cast_signed())),
-        None => (None, None),
-    });
-    parts.unzip()
+fn epoch(message: &Message) -> Option<i64> {
+    message.lock.map(|(_, epoch)| epoch.cast_signed())
 }
 
 /// A record of feedback, and the generation of its device.
@@ -174,50 +284,4 @@ pub(super) struct Record<'a> {
     pub(super) device: &'a str,
     pub(super) generation_id: &'a str,
     pub(super) end: &'a End,
-}
-
-/// In their order.
-pub(super) const TELL: &str = "INSERT INTO feedback
-         (device_id, generation_id, message_id, outcome, enqueued)
-     SELECT device_id, generation_id, message_id, outcome, enqueued
-     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) WITH ORDINALITY
-         AS n (device_id, generation_id, message_id, outcome, enqueued, place)
-     ORDER BY place";
-
-pub(super) async fn tell(
-    session: &Session,
-    statement: &Statement,
-    ends: &[Record<'_>],
-) -> Result<(), Fault> {
-    if ends.is_empty() {
-        return Ok(());
-    }
-    let params: Params<'_> = &[
-        &ends.iter().map(|record| record.device).collect::<Vec<_>>(),
-        &ends.iter().map(|record| record.generation_id).collect::<Vec<_>>(),
-        &ends.iter().map(|record| escape(&record.end.message_id)).collect::<Vec<_>>(),
-        &ends.iter().map(|record| record.end.outcome.as_str()).collect::<Vec<_>>(),
-        &ends.iter().map(|record| record.end.at).collect::<Vec<_>>(),
-    ];
-    session.execute(statement, params).await.map(drop)
-}
-
-pub(super) const ADVANCE: &str = "UPDATE command_queue q SET sequence = n.sequence, epoch = n.epoch
-     FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS n (device_id, sequence, epoch)
-     WHERE q.device_id = n.device_id";
-
-pub(super) async fn advance(
-    session: &Session,
-    statement: &Statement,
-    queues: &[(&str, &Queue)],
-) -> Result<(), Fault> {
-    if queues.is_empty() {
-        return Ok(());
-    }
-    let params: Params<'_> = &[
-        &queues.iter().map(|(device, _)| *device).collect::<Vec<_>>(),
-        &queues.iter().map(|(_, queue)| queue.sequence.cast_signed()).collect::<Vec<_>>(),
-        &queues.iter().map(|(_, queue)| queue.epoch.cast_signed()).collect::<Vec<_>>(),
-    ];
-    session.execute(statement, params).await.map(drop)
 }
