@@ -21,6 +21,7 @@ use crate::twin_store::{PostgresTwinStore, TwinStore};
 mod faults;
 mod processes;
 mod proxy;
+mod queues;
 mod tls;
 
 fn id(joined: &str) -> Identity {
