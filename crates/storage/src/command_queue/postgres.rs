@@ -37,8 +37,7 @@ impl PostgresCommandQueue {
         rules: &Rules,
     ) -> Result<Changed, StoreError> {
         let device = escape(device).into_owned();
-        let key = device.clone();
-        self.changes.call(&key, Change { device, what, now, rules: rules.clone() }).await
+        self.changes.call(Change { device, what, now, rules: rules.clone() }).await
     }
 }
 

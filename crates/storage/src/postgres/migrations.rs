@@ -147,7 +147,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     WHERE q.device_id = m.device_id;
     CREATE INDEX command_queue_due ON command_queue (due);
     ALTER TABLE command DROP COLUMN ack, DROP COLUMN size, DROP COLUMN expires, DROP COLUMN due,
-        DROP COLUMN delivery_count, DROP COLUMN lock_token, DROP COLUMN lock_epoch;"#,
+        DROP COLUMN delivery_count, DROP COLUMN lock_token, DROP COLUMN lock_epoch;
+    ALTER TABLE command RESET (fillfactor);"#,
 ];
 
 pub(super) fn known() -> usize {
