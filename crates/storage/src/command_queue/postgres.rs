@@ -1,7 +1,5 @@
 //! `CommandQueue` on Postgres, beside the identities its queues belong to.
 
-use std::collections::HashSet;
-
 use async_trait::async_trait;
 use dunlin_model::Command;
 use dunlin_model::command::{Disposition, LockToken};
@@ -9,8 +7,7 @@ use dunlin_model::command::{Disposition, LockToken};
 use super::{CommandQueue, FeedbackBatch, FeedbackRules, Lease, Rules, Settlement, Swept};
 use crate::StoreError;
 use crate::postgres::Postgres;
-use crate::postgres::batch::{Batcher, Work};
-use crate::postgres::session::{Fault, Session};
+use crate::postgres::batch::Batcher;
 use crate::postgres::text::escape;
 use crate::presence::Epoch;
 
@@ -23,18 +20,13 @@ use changes::{Change, Changed, Changes, What, mixed_up};
 
 pub struct PostgresCommandQueue {
     postgres: Postgres,
-    probes: Batcher<Probes>,
     changes: Batcher<Changes>,
 }
 
 impl PostgresCommandQueue {
     /// Within the runtime that is to do its work.
     pub fn new(postgres: &Postgres) -> Self {
-        Self {
-            postgres: postgres.clone(),
-            probes: Batcher::new(postgres, Probes),
-            changes: Batcher::new(postgres, Changes),
-        }
+        Self { postgres: postgres.clone(), changes: Batcher::new(postgres, Changes) }
     }
 
     async fn change(
@@ -45,15 +37,7 @@ impl PostgresCommandQueue {
         rules: &Rules,
     ) -> Result<Changed, StoreError> {
         let device = escape(device).into_owned();
-        let key = device.clone();
-        self.changes.call(&key, Change { device, what, now, rules: rules.clone() }).await
-    }
-
-    /// What has nothing to do should lock nothing: most devices have nothing queued.
-    async fn probe(&self, device: &str, epoch: Option<Epoch>) -> Result<bool, StoreError> {
-        let device = escape(device).into_owned();
-        let key = device.clone();
-        self.probes.call(&key, Probe { device, epoch }).await
+        self.changes.call(Change { device, what, now, rules: rules.clone() }).await
     }
 }
 
@@ -81,9 +65,6 @@ impl CommandQueue for PostgresCommandQueue {
         now: i64,
         rules: &Rules,
     ) -> Result<Lease, StoreError> {
-        if !self.probe(device, None).await? {
-            return Ok(Lease::default());
-        }
         match self.change(device, What::Lease { epoch, tokens, bytes }, now, rules).await? {
             Changed::Leased(lease) => Ok(lease),
             _ => Err(mixed_up()),
@@ -114,7 +95,7 @@ impl CommandQueue for PostgresCommandQueue {
         now: i64,
         rules: &Rules,
     ) -> Result<(), StoreError> {
-        if epoch == 0 || !self.probe(device, Some(epoch)).await? {
+        if epoch == 0 {
             return Ok(());
         }
         self.change(device, What::Release { epoch, in_vain }, now, rules).await.map(drop)
@@ -138,21 +119,18 @@ impl CommandQueue for PostgresCommandQueue {
         now: i64,
         rules: &Rules,
     ) -> Result<u32, StoreError> {
-        // Without having looked: what time has ended counts as ended.
-        let sql = "SELECT (SELECT count(*) FROM command c WHERE c.device_id = q.device_id AND
-                       (due > $2 OR lock_token IS NOT NULL AND expires > $2
-                           AND delivery_count + 1 < $3))
-                   FROM command_queue q WHERE q.device_id = $1";
-        let given = (sql, escape(device), now, i64::from(rules.max_delivery_count));
-        let count = self.postgres.run("command_count", &given, |session, given| {
+        let device = escape(device);
+        let given = [&*device];
+        let queue = self.postgres.run("command_count", &given, |session, devices| {
             Box::pin(async move {
-                let (sql, device, now, most) = given;
-                let rows = session.read(sql, &[device, now, most]).await?;
-                Ok(rows.first().map(|row| row.get::<_, i64>(0)))
+                let found = session.read(rows::READ, &[&devices.as_slice()]).await?;
+                Ok(found.first().map(rows::queue).transpose()?)
             })
         });
-        let count = count.await?.ok_or(StoreError::NotFound)?;
-        Ok(u32::try_from(count).unwrap_or(u32::MAX))
+        let mut queue = queue.await?.ok_or(StoreError::NotFound)?;
+        // Nobody is told of this look: what time has ended counts as ended.
+        queue.look(now, rules);
+        Ok(u32::try_from(queue.messages.len()).unwrap_or(u32::MAX))
     }
 
     async fn command_sweep(
@@ -190,37 +168,5 @@ impl CommandQueue for PostgresCommandQueue {
         rules: &FeedbackRules,
     ) -> Result<bool, StoreError> {
         feedback::settle(&self.postgres, token, disposition, now, rules).await
-    }
-}
-
-struct Probe {
-    device: String,
-    /// Whose locks; `None`: anything that is queued.
-    epoch: Option<Epoch>,
-}
-
-/// Which queues have something, in one read.
-struct Probes;
-
-#[async_trait]
-impl Work for Probes {
-    type Call = Probe;
-    type Answer = bool;
-    const KIND: &'static str = "command_probe";
-
-    async fn run(
-        &self,
-        session: &Session,
-        calls: &[Probe],
-    ) -> Result<Vec<Result<bool, StoreError>>, Fault> {
-        let sql = "SELECT n FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY
-                       AS k (device_id, epoch, n)
-                   WHERE EXISTS (SELECT 1 FROM command c WHERE c.device_id = k.device_id
-                       AND (k.epoch IS NULL OR c.lock_epoch = k.epoch))";
-        let devices: Vec<_> = calls.iter().map(|call| &*call.device).collect();
-        let epochs: Vec<_> = calls.iter().map(|call| call.epoch.map(u64::cast_signed)).collect();
-        let found = session.read(sql, &[&devices, &epochs]).await?;
-        let found: HashSet<i64> = found.iter().map(|row| row.get(0)).collect();
-        Ok((1..).zip(calls).map(|(n, _)| Ok(found.contains(&n))).collect())
     }
 }

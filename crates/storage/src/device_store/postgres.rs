@@ -68,7 +68,7 @@ impl DeviceStore for PostgresDeviceStore {
     }
 
     async fn identity_get(&self, id: &Identity) -> Result<Option<StoredIdentity>, StoreError> {
-        self.reads.call(id.device_id(), id.clone()).await
+        self.reads.call(id.clone()).await
     }
 
     async fn device_list(

@@ -1,9 +1,9 @@
 //! What concurrent callers ask for, done together: one transaction, or one read, for all that wait.
 //!
-//! A batch begins when its lane is free, not by a timer: who calls alone waits for nobody. What
-//! concerns one device goes by one lane, in the order of the calls.
+//! A batch begins when the one before has ended, not by a timer: who calls alone waits for nobody.
+//! Two at once would be smaller ones: with few callers each cost Postgres twice as much processor
+//! time (`examples/postgres_rates`).
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,11 +16,7 @@ use crate::StoreError;
 use crate::error::chain;
 
 /// Calls in one batch: bounds how long the first of them waits for the last.
-const GROUP: usize = 256;
-
-/// Batches of one kind that are under way at once, each on a connection of its own: one is worked on
-/// while another waits for its commit. More of them are smaller ones (`examples/postgres_rates`).
-const LANES: u64 = 2;
+const GROUP: usize = 512;
 
 /// How calls of one kind are done together.
 #[async_trait]
@@ -45,28 +41,20 @@ struct Waiting<W: Work> {
 }
 
 pub(crate) struct Batcher<W: Work> {
-    lanes: Vec<mpsc::UnboundedSender<Waiting<W>>>,
+    calls: mpsc::UnboundedSender<Waiting<W>>,
 }
 
 impl<W: Work> Batcher<W> {
     pub(crate) fn new(postgres: &Postgres, work: W) -> Self {
-        let work = Arc::new(work);
-        let lane = |_| {
-            let (sender, queue) = mpsc::unbounded_channel();
-            tokio::spawn(drain(postgres.clone(), Arc::clone(&work), queue));
-            sender
-        };
-        Self { lanes: (0..LANES).map(lane).collect() }
+        let (calls, queue) = mpsc::unbounded_channel();
+        tokio::spawn(drain(postgres.clone(), Arc::new(work), queue));
+        Self { calls }
     }
 
     /// It is done even if the caller stops waiting.
-    pub(crate) async fn call(&self, device: &str, call: W::Call) -> Result<W::Answer, StoreError> {
-        let mut hasher = DefaultHasher::new();
-        device.hash(&mut hasher);
-        let lane = hasher.finish() % LANES;
+    pub(crate) async fn call(&self, call: W::Call) -> Result<W::Answer, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let sent = usize::try_from(lane).ok().and_then(|lane| self.lanes.get(lane));
-        let sent = sent.is_some_and(|lane| lane.send(Waiting { call, reply }).is_ok());
+        let sent = self.calls.send(Waiting { call, reply }).is_ok();
         match answer.await {
             Ok(outcome) if sent => outcome,
             _ => Err(unavailable("the operation panicked, or the process ends")),
@@ -85,7 +73,7 @@ async fn drain<W: Work>(
         let (calls, replies): (Vec<_>, Vec<_>) =
             waiting.drain(..).map(|waiting| (waiting.call, waiting.reply)).unzip();
         let (postgres, work) = (postgres.clone(), Arc::clone(&work));
-        // In a task of its own: a panic must not end the lane that everybody's calls go by.
+        // In a task of its own: a panic must not end the one that does everybody's calls.
         let batch = tokio::spawn(async move {
             let given = (work, calls);
             postgres.run(W::KIND, &given, |session, (work, calls)| work.run(session, calls)).await

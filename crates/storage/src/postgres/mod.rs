@@ -152,11 +152,17 @@ fn pool(
 }
 
 /// The server gives up when nobody waits any more, and whoever vanished in a transaction holds its
-/// locks no longer than that.
+/// locks no longer than that. Every row is reached by an index: a plan that was made while a table
+/// was small must not read all of it later, and only plain index scans clear away the entries of
+/// rows that are gone. With that, what a statement is given decides on nothing: it is planned once.
 fn options(deadline: Duration, given: Option<&str>) -> String {
     let millis = deadline.as_millis().max(1);
     let given = given.unwrap_or_default();
-    format!("{given} -c statement_timeout={millis} -c idle_in_transaction_session_timeout={millis}")
+    format!(
+        "{given} -c statement_timeout={millis} -c idle_in_transaction_session_timeout={millis} \
+         -c enable_seqscan=off -c enable_bitmapscan=off -c jit=off \
+         -c plan_cache_mode=force_generic_plan"
+    )
 }
 
 /// The error says what to do.

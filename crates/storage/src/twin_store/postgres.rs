@@ -33,7 +33,7 @@ impl PostgresTwinStore {
 #[async_trait]
 impl TwinStore for PostgresTwinStore {
     async fn twin_get(&self, id: &Identity) -> Result<Option<StoredTwin>, StoreError> {
-        self.reads.call(id.device_id(), id.clone()).await
+        self.reads.call(id.clone()).await
     }
 
     async fn twin_update(
@@ -44,7 +44,7 @@ impl TwinStore for PostgresTwinStore {
         limits: &Limits,
     ) -> Result<Updated, StoreError> {
         let change = Change::update(id, update, now, limits);
-        match self.changes.call(id.device_id(), change).await? {
+        match self.changes.call(change).await? {
             Changed::Updated(updated) => Ok(*updated),
             Changed::Reported(_) => Err(changes::mixed_up()),
         }
@@ -58,7 +58,7 @@ impl TwinStore for PostgresTwinStore {
         limits: &Limits,
     ) -> Result<u64, StoreError> {
         let change = Change::report(id, report, now, limits);
-        match self.changes.call(id.device_id(), change).await? {
+        match self.changes.call(change).await? {
             Changed::Reported(version) => Ok(version),
             Changed::Updated(_) => Err(changes::mixed_up()),
         }

@@ -1,4 +1,5 @@
-//! Changes of queues, many in one transaction: lock and read, apply in memory, write and commit.
+//! Changes of queues, many in one transaction: read, apply in memory, and write if nobody else has
+//! written meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -6,9 +7,10 @@ use async_trait::async_trait;
 use dunlin_model::Command;
 use dunlin_model::command::{Disposition, LockToken};
 use tokio::try_join;
+use tokio_postgres::Row;
 
 use super::queue::{Handed, Queue};
-use super::rows::{self, New, Record};
+use super::rows::{self, Advanced, New, Record, Write};
 use crate::StoreError;
 use crate::command_queue::{Lease, Leased, Rules, Settlement, Swept};
 use crate::postgres::batch::Work;
@@ -59,97 +61,116 @@ impl Work for Changes {
     ) -> Result<Vec<Result<Changed, StoreError>>, Fault> {
         let devices: BTreeSet<_> = calls.iter().map(|call| &*call.device).collect();
         let devices: Vec<_> = devices.into_iter().collect();
-        let mut held = hold(session, &devices).await?;
-        let mut sent = HashMap::new();
-        let applied: Vec<_> =
-            calls.iter().map(|call| apply(call, held.get_mut(&*call.device), &mut sent)).collect();
-        let handed = applied.iter().zip(calls).filter_map(|(applied, call)| match applied {
-            Ok(Applied::Handed(handed, _)) => {
-                Some(handed.iter().map(|one| (&*call.device, one.sequence)))
-            }
-            _ => None,
-        });
-        let handed: Vec<_> = handed.flatten().collect();
-        let bodies = write(session, &held, &sent, &handed).await?;
-        let answer = |(applied, call): (Result<Applied, StoreError>, &Change)| match applied {
-            Ok(Applied::Done(done)) => Ok(Ok(done)),
-            Ok(Applied::Handed(handed, returned)) => {
-                let messages = leased(&call.device, handed, &sent, &bodies);
-                messages.map(|messages| Ok(Changed::Leased(Lease { messages, returned })))
-            }
-            Err(refusal) => Ok(Err(refusal)),
-        };
-        applied.into_iter().zip(calls).map(answer).collect()
+        for locked in [false, true] {
+            let mut held = hold(session, &devices, locked).await?;
+            let mut sent = HashMap::new();
+            let apply = |call| apply(call, held.get_mut(&*call.device), &mut sent);
+            let applied: Vec<_> = calls.iter().map(apply).collect();
+            let handed = applied.iter().zip(calls).filter_map(|(applied, call)| match applied {
+                Ok(Applied::Handed(handed, _)) => {
+                    Some(handed.iter().map(|one| (&*call.device, one.sequence)))
+                }
+                _ => None,
+            });
+            let handed: Vec<_> = handed.flatten().collect();
+            let Some(bodies) = write(session, &held, &sent, &handed, locked).await? else {
+                continue;
+            };
+            let answer = |(applied, call): (Result<Applied, StoreError>, &Change)| match applied {
+                Ok(Applied::Done(done)) => Ok(Ok(done)),
+                Ok(Applied::Handed(handed, returned)) => {
+                    let messages = leased(&call.device, handed, &sent, &bodies);
+                    messages.map(|messages| Ok(Changed::Leased(Lease { messages, returned })))
+                }
+                Err(refusal) => Ok(Err(refusal)),
+            };
+            return applied.into_iter().zip(calls).map(answer).collect();
+        }
+        Err(Fault::Raced)
     }
 }
 
-/// Ends what time has ended, of devices for which a look is due.
+/// Ends what time has ended, of devices for which a look may be due.
 pub(super) async fn sweep(
     session: &Session,
     most: i64,
     now: i64,
     rules: &Rules,
 ) -> Result<Swept, Fault> {
-    let sql = "SELECT DISTINCT device_id FROM command WHERE due <= $1 LIMIT $2";
+    let sql = "SELECT device_id FROM command_queue WHERE due <= $1 ORDER BY due LIMIT $2";
     let due = session.read(sql, &[&now, &most]).await?;
     let devices: Vec<&str> = due.iter().map(|row| row.get(0)).collect();
     if devices.is_empty() {
         return Ok(Swept::default());
     }
-    let mut held = hold(session, &devices).await?;
-    let mut swept = Swept { looked: devices.len(), returned: Vec::new() };
-    for (device, held) in &mut held {
-        if held.queue.look(now, rules) {
-            swept.returned.push(device.clone());
+    for locked in [false, true] {
+        let mut held = hold(session, &devices, locked).await?;
+        let mut swept = Swept::default();
+        for (device, held) in &mut held {
+            swept.looked += usize::from(held.queue.due() <= now);
+            if held.queue.look(now, rules) {
+                swept.returned.push(device.clone());
+            }
+            held.due = held.queue.due();
+        }
+        if write(session, &held, &HashMap::new(), &[], locked).await?.is_some() {
+            // There may be more, though of these nothing was due.
+            if i64::try_from(devices.len()).is_ok_and(|looked| looked == most) {
+                swept.looked = devices.len();
+            }
+            return Ok(swept);
         }
     }
-    write(session, &held, &HashMap::new(), &[]).await?;
-    Ok(swept)
+    Err(Fault::Raced)
 }
 
-/// A queue that is locked.
 struct Held {
     /// As it is stored.
     generation_id: String,
+    version: String,
+    /// No look is due before that. It is put off only where somebody looks: an index is on it, and
+    /// nothing else that changes often has one.
+    due: i64,
     before: Queue,
+    before_due: i64,
     queue: Queue,
 }
 
-/// Begins, and locks the queues in the order of their devices: so no two batches wait for each
-/// other, in whatever process they are.
-async fn hold(session: &Session, devices: &[&str]) -> Result<BTreeMap<String, Held>, Fault> {
-    let (lock, read) = (session.prepare(rows::LOCK).await?, session.prepare(rows::READ).await?);
+/// Reads queues. Where somebody else is fast, once more under a lock, which begins a transaction.
+async fn hold(
+    session: &Session,
+    devices: &[&str],
+    locked: bool,
+) -> Result<BTreeMap<String, Held>, Fault> {
     let params: Params<'_> = &[&devices];
-    let trip = async {
-        try_join!(
-            biased;
-            session.begin(),
-            session.query(&lock, params),
-            session.query(&read, params),
-        )
-    };
-    let (_, queues, messages) = session.trip(trip).await?;
-    let mut held = BTreeMap::new();
-    for row in &queues {
-        let queue = Queue {
-            sequence: row.get::<_, i64>("sequence").cast_unsigned(),
-            epoch: row.get::<_, i64>("epoch").cast_unsigned(),
-            messages: Vec::new(),
-            ends: Vec::new(),
+    let rows = if locked {
+        let (lock, read) = (session.prepare(rows::LOCK).await?, session.prepare(rows::READ).await?);
+        let trip = async {
+            try_join!(
+                biased;
+                session.begin(),
+                session.execute(&lock, params),
+                session.query(&read, params),
+            )
         };
-        let generation_id = row.get("generation_id");
-        held.insert(row.get("device_id"), Held { generation_id, before: queue.clone(), queue });
-    }
-    for row in &messages {
-        let device: &str = row.get("device_id");
-        // Of a device that was made after the lock was asked for: to those who ask, it is not there.
-        let Some(held) = held.get_mut(device) else { continue };
-        held.queue.messages.push(rows::message(row)?);
-    }
-    for held in held.values_mut() {
-        held.before = held.queue.clone();
-    }
-    Ok(held)
+        session.trip(trip).await?.2
+    } else {
+        session.read(rows::READ, params).await?
+    };
+    let held = |row: &Row| {
+        let queue = rows::queue(row)?;
+        let due = row.get("due");
+        let held = Held {
+            generation_id: row.get("generation_id"),
+            version: row.get("version"),
+            due,
+            before: queue.clone(),
+            before_due: due,
+            queue,
+        };
+        Ok((row.get("device_id"), held))
+    };
+    rows.iter().map(held).collect()
 }
 
 /// What was sent in this transaction, by device and sequence.
@@ -204,64 +225,55 @@ fn apply<'a>(
 /// Messages with the time at which they were enqueued, by device and sequence.
 type Bodies = HashMap<(String, u64), (Command, i64)>;
 
-/// Writes what differs from what was read, and commits. Returns what of `handed` is stored.
+/// Writes what differs from what was read. Returns what of `handed` is stored, or `None` if somebody
+/// else has written meanwhile: then nothing is written.
 async fn write(
     session: &Session,
     held: &BTreeMap<String, Held>,
     sent: &Sent<'_>,
     handed: &[(&str, u64)],
-) -> Result<Bodies, Fault> {
-    let (mut removed, mut changed, mut new, mut told) = (vec![], vec![], vec![], vec![]);
-    let mut advanced = Vec::new();
-    for (device, Held { generation_id, before, queue }) in held {
+    locked: bool,
+) -> Result<Option<Bodies>, Fault> {
+    let (mut removed, mut new, mut told, mut advanced) = (vec![], vec![], vec![], vec![]);
+    for (device, held) in held {
+        let Held { generation_id, version, before, queue, .. } = held;
         let mut left = queue.messages.iter().peekable();
         for old in &before.messages {
-            match left.next_if(|message| message.sequence == old.sequence) {
-                Some(message) if message != old => changed.push((&**device, message)),
-                Some(_) => {}
-                None => removed.push((&**device, old.sequence)),
+            if left.next_if(|message| message.sequence == old.sequence).is_none() {
+                removed.push((&**device, old.sequence));
             }
         }
         for message in left {
             let key = (&**device, message.sequence);
             let (command, enqueued) = *sent.get(&key).ok_or(Fault::Raced)?;
-            new.push(New { device, message, command, enqueued });
+            new.push(New { device, sequence: message.sequence, command, enqueued });
         }
         told.extend(queue.ends.iter().map(|end| Record { device, generation_id, end }));
-        if (before.sequence, before.epoch) != (queue.sequence, queue.epoch) {
-            advanced.push((&**device, queue));
+        let due = held.due.min(queue.due());
+        if before != queue || due != held.before_due {
+            advanced.push(Advanced { device, version, queue, due });
         }
     }
-    let stored: Vec<_> = handed.iter().filter(|key| !sent.contains_key(*key)).copied().collect();
-    if removed.is_empty() && changed.is_empty() && new.is_empty() && advanced.is_empty() {
-        session.trip(session.rollback()).await?;
-        return Ok(HashMap::new());
+    if advanced.is_empty() {
+        if locked {
+            session.trip(session.rollback()).await?;
+        }
+        return Ok(Some(HashMap::new()));
     }
-    let bodies = session.prepare(rows::BODIES).await?;
-    let remove = session.prepare(rows::REMOVE).await?;
-    let update = session.prepare(rows::UPDATE).await?;
-    let insert = session.prepare(rows::INSERT).await?;
-    let tell = session.prepare(rows::TELL).await?;
-    let advance = session.prepare(rows::ADVANCE).await?;
-    let trip = async {
-        try_join!(
-            biased;
-            rows::by_key(session, &bodies, &stored),
-            rows::by_key(session, &remove, &removed),
-            rows::update(session, &update, &changed),
-            rows::insert(session, &insert, &new),
-            rows::tell(session, &tell, &told),
-            rows::advance(session, &advance, &advanced),
-            session.commit(),
-        )
-    };
-    let (found, ..) = session.trip(trip).await?;
+    let mut write = Write::new(&advanced)?;
+    write.remove(&removed);
+    write.insert(&new)?;
+    write.tell(&told);
+    let stored: Vec<_> = handed.iter().filter(|key| !sent.contains_key(*key)).copied().collect();
+    let Some(found) = write.run(session, &stored, locked).await? else { return Ok(None) };
     let mut bodies = HashMap::new();
     for row in &found {
-        let key = (row.get("device_id"), row.get::<_, i64>("sequence").cast_unsigned());
+        // That nothing is to be read is a row, too.
+        let Some(device) = row.get("device_id") else { continue };
+        let key: (String, _) = (device, row.get::<_, i64>("sequence").cast_unsigned());
         bodies.insert(key, rows::command(row)?);
     }
-    Ok(bodies)
+    Ok(Some(bodies))
 }
 
 /// Hand-outs with what was sent, be it in this transaction or before.
@@ -272,11 +284,12 @@ fn leased(
     bodies: &Bodies,
 ) -> Result<Vec<Leased>, Fault> {
     let complete = |handed: Handed| {
-        let Handed { token, sequence, delivery_count } = handed;
+        let Handed { token, sequence, delivery_count, ack, expires } = handed;
         let (command, enqueued) = match sent.get(&(device, sequence)) {
             Some((command, enqueued)) => ((*command).clone(), *enqueued),
             None => bodies.get(&(device.to_owned(), sequence)).cloned().ok_or(Fault::Raced)?,
         };
+        let command = Command { ack, expires: Some(expires), ..command };
         Ok(Leased { command, token, sequence, delivery_count, enqueued })
     };
     handed.into_iter().map(complete).collect()

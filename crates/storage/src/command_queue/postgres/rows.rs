@@ -1,66 +1,272 @@
 //! Rows of `command_queue` and `command`.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
 use dunlin_model::Command;
 use dunlin_model::command::{Ack, LockToken};
-use tokio_postgres::{Row, Statement};
+use tokio::try_join;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
-use super::queue::{End, Message, Queue, size};
+use super::queue::{End, Message, Queue};
 use crate::StoreError;
-use crate::postgres::session::{Fault, Params, Session};
+use crate::postgres::session::{Fault, Session};
 use crate::postgres::text::{escape, escape_some, unescape};
 use crate::postgres::unavailable;
 
-/// Whoever changes a queue holds its row here.
-pub(super) const LOCK: &str = "SELECT device_id, generation_id, sequence, epoch FROM command_queue
+/// For whoever was overtaken: nobody changes these queues until it ends.
+pub(super) const LOCK: &str = "SELECT FROM command_queue
      WHERE device_id = ANY($1) ORDER BY device_id FOR UPDATE";
 
-pub(super) const READ: &str = "SELECT device_id, sequence, message_id, ack, size, expires, due,
-         delivery_count, lock_token, lock_epoch
-     FROM command WHERE device_id = ANY($1) ORDER BY device_id, sequence";
+/// Its `xmin`, the last transaction that wrote it, is the version of a row.
+pub(super) const READ: &str = "SELECT device_id, generation_id, sequence, epoch, messages, due,
+         xmin::text AS version
+     FROM command_queue WHERE device_id = ANY($1)";
 
-/// What is handed out, with all that was sent.
-pub(super) const BODIES: &str = "SELECT c.device_id, c.sequence, c.message_id,
-         c.correlation_id, c.user_id, c.content_type, c.content_encoding, c.ack, c.properties,
-         c.enqueued, c.expires, c.body
-     FROM unnest($1::text[], $2::bigint[]) AS k (device_id, sequence)
-         JOIN command c USING (device_id, sequence)";
+type Value<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 
-pub(super) const REMOVE: &str = "DELETE FROM command c
-     USING unnest($1::text[], $2::bigint[]) AS k (device_id, sequence)
-     WHERE c.device_id = k.device_id AND c.sequence = k.sequence";
-
-/// By device and sequence.
-pub(super) async fn by_key(
-    session: &Session,
-    statement: &Statement,
-    keys: &[(&str, u64)],
-) -> Result<Vec<Row>, Fault> {
-    if keys.is_empty() {
-        return Ok(Vec::new());
-    }
-    let devices: Vec<_> = keys.iter().map(|(device, _)| *device).collect();
-    let sequences: Vec<_> = keys.iter().map(|(_, sequence)| sequence.cast_signed()).collect();
-    session.query(statement, &[&devices, &sequences]).await
+/// All that is to be written, in one statement: its own transaction, which does nothing if one of
+/// the queues is not what was read any more.
+pub(super) struct Write<'a> {
+    sql: String,
+    values: Vec<Value<'a>>,
 }
 
-pub(super) fn message(row: &Row) -> Result<Message, StoreError> {
-    let token: Option<&[u8]> = row.get("lock_token");
-    let token = token.map(|token| token.try_into().map(LockToken::from_bytes));
-    let token = token.transpose().map_err(unavailable)?;
-    let epoch: Option<i64> = row.get("lock_epoch");
-    Ok(Message {
+/// A queue as it is to be stored.
+pub(super) struct Advanced<'a> {
+    pub(super) device: &'a str,
+    /// As it was read.
+    pub(super) version: &'a str,
+    pub(super) queue: &'a Queue,
+    pub(super) due: i64,
+}
+
+impl<'a> Write<'a> {
+    /// Locks the queues in the order of their devices: so no two batches wait for each other, in
+    /// whatever process they are.
+    pub(super) fn new(queues: &[Advanced<'a>]) -> Result<Self, StoreError> {
+        let mut write = Self { sql: String::new(), values: Vec::new() };
+        let devices: Vec<_> = queues.iter().map(|one| one.device).collect();
+        let versions: Vec<_> = queues.iter().map(|one| one.version).collect();
+        let messages: Result<Vec<_>, _> =
+            queues.iter().map(|one| messages_text(&one.queue.messages)).collect();
+        write.add(
+            "WITH held AS MATERIALIZED (
+                 SELECT FROM command_queue q
+                 JOIN unnest(?text[], ?text[]) AS k (device_id, version)
+                     ON q.device_id = k.device_id AND q.xmin::text = k.version
+                 ORDER BY q.device_id FOR UPDATE OF q),
+             sound AS MATERIALIZED (
+                 SELECT count(*) = cardinality($1) AS sound FROM held),
+             advanced AS (
+                 UPDATE command_queue q SET sequence = n.sequence, epoch = n.epoch,
+                     messages = n.messages, due = n.due
+                 FROM unnest($1, ?bigint[], ?bigint[], ?text[], ?bigint[])
+                     AS n (device_id, sequence, epoch, messages, due)
+                 WHERE q.device_id = n.device_id AND (SELECT sound FROM sound))",
+            vec![
+                Box::new(devices),
+                Box::new(versions),
+                column(queues, |one| one.queue.sequence.cast_signed()),
+                column(queues, |one| one.queue.epoch.cast_signed()),
+                Box::new(messages?),
+                column(queues, |one| one.due),
+            ],
+        );
+        Ok(write)
+    }
+
+    /// Each `?` in it stands for the next of the values.
+    fn add(&mut self, sql: &str, values: Vec<Value<'a>>) {
+        let mut parts = sql.split('?');
+        self.sql.extend(parts.next());
+        for (part, value) in parts.zip(values) {
+            self.values.push(value);
+            // `write!` to a string never fails.
+            let _ = write!(self.sql, "${}::{part}", self.values.len());
+        }
+    }
+
+    pub(super) fn remove(&mut self, removed: &[(&'a str, u64)]) {
+        if removed.is_empty() {
+            return;
+        }
+        self.add(
+            ", removed AS (
+                 DELETE FROM command c
+                 USING unnest(?text[], ?bigint[]) AS k (device_id, sequence)
+                 WHERE c.device_id = k.device_id AND c.sequence = k.sequence
+                     AND (SELECT sound FROM sound))",
+            keys(removed),
+        );
+    }
+
+    pub(super) fn insert(&mut self, new: &[New<'a>]) -> Result<(), StoreError> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let properties: Result<Vec<_>, _> =
+            new.iter().map(|new| serde_json::to_string(&new.command.properties)).collect();
+        self.add(
+            ", new AS (
+                 INSERT INTO command (device_id, sequence, message_id, correlation_id, user_id,
+                     content_type, content_encoding, properties, enqueued, body)
+                 SELECT * FROM unnest(?text[], ?bigint[], ?text[], ?text[], ?text[], ?text[],
+                     ?text[], ?text[], ?bigint[], ?bytea[])
+                 WHERE (SELECT sound FROM sound))",
+            vec![
+                column(new, |new| new.device),
+                column(new, |new| new.sequence.cast_signed()),
+                column(new, |new| escape_some(new.command.message_id.as_ref())),
+                column(new, |new| escape_some(new.command.correlation_id.as_ref())),
+                column(new, |new| escape_some(new.command.user_id.as_ref())),
+                column(new, |new| escape_some(new.command.content_type.as_ref())),
+                column(new, |new| escape_some(new.command.content_encoding.as_ref())),
+                Box::new(properties.map_err(unavailable)?),
+                column(new, |new| new.enqueued),
+                column(new, |new| &*new.command.body),
+            ],
+        );
+        Ok(())
+    }
+
+    /// Records of feedback, in their order.
+    pub(super) fn tell(&mut self, ends: &[Record<'a>]) {
+        if ends.is_empty() {
+            return;
+        }
+        self.add(
+            ", told AS (
+                 INSERT INTO feedback (device_id, generation_id, message_id, outcome, enqueued)
+                 SELECT device_id, generation_id, message_id, outcome, enqueued
+                 FROM unnest(?text[], ?text[], ?text[], ?text[], ?bigint[]) WITH ORDINALITY
+                     AS n (device_id, generation_id, message_id, outcome, enqueued, place)
+                 WHERE (SELECT sound FROM sound) ORDER BY place)",
+            vec![
+                column(ends, |record| record.device),
+                column(ends, |record| record.generation_id),
+                column(ends, |record| escape(&record.end.message_id)),
+                column(ends, |record| record.end.outcome.as_str()),
+                column(ends, |record| record.end.at),
+            ],
+        );
+    }
+
+    /// Does it, and reads what is handed out. `None`: somebody was faster, and nothing is done.
+    pub(super) async fn run(
+        mut self,
+        session: &Session,
+        handed: &[(&'a str, u64)],
+        locked: bool,
+    ) -> Result<Option<Vec<Row>>, Fault> {
+        if handed.is_empty() {
+            self.add(" SELECT sound, NULL::text AS device_id FROM sound", Vec::new());
+        } else {
+            self.add(
+                " SELECT sound, c.* FROM sound LEFT JOIN (
+                     SELECT c.device_id, c.sequence, c.message_id, c.correlation_id, c.user_id,
+                         c.content_type, c.content_encoding, c.properties, c.enqueued, c.body
+                     FROM unnest(?text[], ?bigint[]) AS k (device_id, sequence)
+                         JOIN command c USING (device_id, sequence)) c ON true",
+                keys(handed),
+            );
+        }
+        let params: Vec<_> = self.values.iter().map(|value| &**value as _).collect();
+        let rows = if locked {
+            let statement = session.prepare(&self.sql).await?;
+            let trip =
+                async { try_join!(biased; session.query(&statement, &params), session.commit()) };
+            session.trip(trip).await?.0
+        } else {
+            session.write(&self.sql, &params).await?
+        };
+        let sound = rows.first().is_some_and(|row| row.get("sound"));
+        Ok(sound.then_some(rows))
+    }
+}
+
+fn column<'a, R, T: ToSql + Sync + Send + 'a>(rows: &[R], of: impl Fn(&R) -> T) -> Value<'a> {
+    Box::new(rows.iter().map(of).collect::<Vec<_>>())
+}
+
+fn keys<'a>(keys: &[(&'a str, u64)]) -> Vec<Value<'a>> {
+    vec![column(keys, |(device, _)| *device), column(keys, |(_, sequence)| sequence.cast_signed())]
+}
+
+/// A message in the row of its queue: sequence, ack, size, expires, due, delivery count, token and
+/// epoch of its lock, and its id, if its sender wants to know what becomes of it. SQL reads and
+/// writes it too (`transfer`).
+type Stored<'a> = (
+    i64,
+    Cow<'a, str>,
+    usize,
+    i64,
+    i64,
+    u32,
+    Option<Cow<'a, str>>,
+    Option<i64>,
+    Option<Cow<'a, str>>,
+);
+
+fn messages_text(messages: &[Message]) -> Result<String, StoreError> {
+    let stored = messages.iter().map(|message| -> Stored<'_> {
+        (
+            message.sequence.cast_signed(),
+            message.ack.as_str().into(),
+            message.size,
+            message.expires,
+            message.due,
+            message.delivery_count,
+            message.lock.as_ref().map(|(token, _)| hex(token).into()),
+            message.lock.map(|(_, epoch)| epoch.cast_signed()),
+            escape_some(message.message_id.as_ref()),
+        )
+    });
+    serde_json::to_string(&stored.collect::<Vec<_>>()).map_err(unavailable)
+}
+
+pub(super) fn queue(row: &Row) -> Result<Queue, StoreError> {
+    Ok(Queue {
         sequence: row.get::<_, i64>("sequence").cast_unsigned(),
-        message_id: row.get::<_, Option<String>>("message_id").map(unescape),
-        ack: ack(row)?,
-        size: usize::try_from(row.get::<_, i64>("size")).map_err(unavailable)?,
-        expires: row.get("expires"),
-        due: row.get("due"),
-        delivery_count: u32::try_from(row.get::<_, i64>("delivery_count")).map_err(unavailable)?,
-        lock: token.zip(epoch.map(i64::cast_unsigned)),
+        epoch: row.get::<_, i64>("epoch").cast_unsigned(),
+        messages: messages(row)?,
+        ends: Vec::new(),
     })
 }
 
-/// With the time at which it was enqueued.
+fn messages(row: &Row) -> Result<Vec<Message>, StoreError> {
+    let stored: Vec<Stored<'_>> = serde_json::from_str(row.get("messages")).map_err(unavailable)?;
+    let message =
+        |(sequence, ack, size, expires, due, delivery_count, token, epoch, id): Stored<'_>| {
+            let ack =
+                Ack::parse(&ack).ok_or_else(|| unavailable("a message wants unknown feedback"))?;
+            let token = token.map(|token| unhex(&token)).transpose()?;
+            Ok(Message {
+                sequence: sequence.cast_unsigned(),
+                message_id: id.map(|id| unescape(id.into_owned())),
+                ack,
+                size,
+                expires,
+                due,
+                delivery_count,
+                lock: token.zip(epoch.map(i64::cast_unsigned)),
+            })
+        };
+    stored.into_iter().map(message).collect()
+}
+
+fn hex(token: &LockToken) -> String {
+    format!("{:032x}", u128::from_be_bytes(*token.as_bytes()))
+}
+
+fn unhex(text: &str) -> Result<LockToken, StoreError> {
+    let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32);
+    let number = number.ok_or_else(|| unavailable("a lock has no token"))?;
+    Ok(LockToken::from_bytes(number.to_be_bytes()))
+}
+
+/// With the time at which it was enqueued, but without what its queue knows: `expires` and `ack`.
 pub(super) fn command(row: &Row) -> Result<(Command, i64), StoreError> {
     let some = |column: &str| row.get::<_, Option<String>>(column).map(unescape);
     let command = Command {
@@ -69,104 +275,20 @@ pub(super) fn command(row: &Row) -> Result<(Command, i64), StoreError> {
         user_id: some("user_id"),
         content_type: some("content_type"),
         content_encoding: some("content_encoding"),
-        expires: Some(row.get("expires")),
-        ack: ack(row)?,
+        expires: None,
+        ack: Ack::None,
         properties: serde_json::from_str(row.get("properties")).map_err(unavailable)?,
         body: row.get("body"),
     };
     Ok((command, row.get("enqueued")))
 }
 
-fn ack(row: &Row) -> Result<Ack, StoreError> {
-    let text: &str = row.get("ack");
-    Ack::parse(text).ok_or_else(|| unavailable("a message wants unknown feedback"))
-}
-
 /// A message as it is to be stored.
 pub(super) struct New<'a> {
     pub(super) device: &'a str,
-    pub(super) message: &'a Message,
+    pub(super) sequence: u64,
     pub(super) command: &'a Command,
     pub(super) enqueued: i64,
-}
-
-pub(super) const INSERT: &str = "INSERT INTO command (device_id, sequence, message_id,
-         correlation_id, user_id, content_type, content_encoding, ack, properties, size, enqueued,
-         expires, due, delivery_count, lock_token, lock_epoch, body)
-     SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
-         $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[],
-         $13::bigint[], $14::bigint[], $15::bytea[], $16::bigint[], $17::bytea[])";
-
-pub(super) async fn insert(
-    session: &Session,
-    statement: &Statement,
-    new: &[New<'_>],
-) -> Result<(), Fault> {
-    if new.is_empty() {
-        return Ok(());
-    }
-    fn column<'a, T>(new: &'a [New<'a>], of: impl Fn(&'a New<'a>) -> T) -> Vec<T> {
-        new.iter().map(of).collect()
-    }
-    let properties: Result<Vec<_>, _> =
-        new.iter().map(|new| serde_json::to_string(&new.command.properties)).collect();
-    let (tokens, epochs) = locks(new.iter().map(|new| new.message));
-    let params: Params<'_> = &[
-        &column(new, |new| new.device),
-        &column(new, |new| new.message.sequence.cast_signed()),
-        &column(new, |new| escape_some(new.command.message_id.as_ref())),
-        &column(new, |new| escape_some(new.command.correlation_id.as_ref())),
-        &column(new, |new| escape_some(new.command.user_id.as_ref())),
-        &column(new, |new| escape_some(new.command.content_type.as_ref())),
-        &column(new, |new| escape_some(new.command.content_encoding.as_ref())),
-        &column(new, |new| new.command.ack.as_str()),
-        &properties.map_err(unavailable)?,
-        &column(new, |new| i64::try_from(size(new.command)).unwrap_or(i64::MAX)),
-        &column(new, |new| new.enqueued),
-        &column(new, |new| new.message.expires),
-        &column(new, |new| new.message.due),
-        &column(new, |new| i64::from(new.message.delivery_count)),
-        &tokens,
-        &epochs,
-        &column(new, |new| &*new.command.body),
-    ];
-    session.execute(statement, params).await.map(drop)
-}
-
-pub(super) const UPDATE: &str = "UPDATE command c SET due = n.due,
-         delivery_count = n.delivery_count, lock_token = n.lock_token, lock_epoch = n.lock_epoch
-     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bigint[])
-         AS n (device_id, sequence, due, delivery_count, lock_token, lock_epoch)
-     WHERE c.device_id = n.device_id AND c.sequence = n.sequence";
-
-pub(super) async fn update(
-    session: &Session,
-    statement: &Statement,
-    changed: &[(&str, &Message)],
-) -> Result<(), Fault> {
-    if changed.is_empty() {
-        return Ok(());
-    }
-    let (tokens, epochs) = locks(changed.iter().map(|(_, message)| *message));
-    let params: Params<'_> = &[
-        &changed.iter().map(|(device, _)| *device).collect::<Vec<_>>(),
-        &changed.iter().map(|(_, message)| message.sequence.cast_signed()).collect::<Vec<_>>(),
-        &changed.iter().map(|(_, message)| message.due).collect::<Vec<_>>(),
-        &changed.iter().map(|(_, message)| i64::from(message.delivery_count)).collect::<Vec<_>>(),
-        &tokens,
-        &epochs,
-    ];
-    session.execute(statement, params).await.map(drop)
-}
-
-fn locks<'a>(
-    messages: impl Iterator<Item = &'a Message>,
-) -> (Vec<Option<&'a [u8]>>, Vec<Option<i64>>) {
-    let parts = messages.map(|message| match &message.lock {
-        Some((token, epoch)) => (Some(&token.as_bytes()[..]), Some(epoch.cast_signed())),
-        None => (None, None),
-    });
-    parts.unzip()
 }
 
 /// A record of feedback, and the generation of its device.
@@ -174,50 +296,4 @@ pub(super) struct Record<'a> {
     pub(super) device: &'a str,
     pub(super) generation_id: &'a str,
     pub(super) end: &'a End,
-}
-
-/// In their order.
-pub(super) const TELL: &str = "INSERT INTO feedback
-         (device_id, generation_id, message_id, outcome, enqueued)
-     SELECT device_id, generation_id, message_id, outcome, enqueued
-     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) WITH ORDINALITY
-         AS n (device_id, generation_id, message_id, outcome, enqueued, place)
-     ORDER BY place";
-
-pub(super) async fn tell(
-    session: &Session,
-    statement: &Statement,
-    ends: &[Record<'_>],
-) -> Result<(), Fault> {
-    if ends.is_empty() {
-        return Ok(());
-    }
-    let params: Params<'_> = &[
-        &ends.iter().map(|record| record.device).collect::<Vec<_>>(),
-        &ends.iter().map(|record| record.generation_id).collect::<Vec<_>>(),
-        &ends.iter().map(|record| escape(&record.end.message_id)).collect::<Vec<_>>(),
-        &ends.iter().map(|record| record.end.outcome.as_str()).collect::<Vec<_>>(),
-        &ends.iter().map(|record| record.end.at).collect::<Vec<_>>(),
-    ];
-    session.execute(statement, params).await.map(drop)
-}
-
-pub(super) const ADVANCE: &str = "UPDATE command_queue q SET sequence = n.sequence, epoch = n.epoch
-     FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS n (device_id, sequence, epoch)
-     WHERE q.device_id = n.device_id";
-
-pub(super) async fn advance(
-    session: &Session,
-    statement: &Statement,
-    queues: &[(&str, &Queue)],
-) -> Result<(), Fault> {
-    if queues.is_empty() {
-        return Ok(());
-    }
-    let params: Params<'_> = &[
-        &queues.iter().map(|(device, _)| *device).collect::<Vec<_>>(),
-        &queues.iter().map(|(_, queue)| queue.sequence.cast_signed()).collect::<Vec<_>>(),
-        &queues.iter().map(|(_, queue)| queue.epoch.cast_signed()).collect::<Vec<_>>(),
-    ];
-    session.execute(statement, params).await.map(drop)
 }

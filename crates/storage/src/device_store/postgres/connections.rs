@@ -27,10 +27,10 @@ impl ConnectionStore for PostgresDeviceStore {
         &self,
         reports: Vec<ConnectionReport>,
     ) -> Result<Vec<Option<Kept>>, StoreError> {
-        // Its lane is that of its first device.
-        let Some(first) = reports.first().map(id) else { return Ok(Vec::new()) };
-        let device = first.device_id().to_owned();
-        self.connections.call(&device, reports).await
+        if reports.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.connections.call(reports).await
     }
 
     async fn node_list(&self) -> Result<Vec<String>, StoreError> {

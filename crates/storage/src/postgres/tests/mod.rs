@@ -21,6 +21,7 @@ use crate::twin_store::{PostgresTwinStore, TwinStore};
 mod faults;
 mod processes;
 mod proxy;
+mod queues;
 mod tls;
 
 fn id(joined: &str) -> Identity {
@@ -173,7 +174,7 @@ async fn an_operation_takes_as_many_round_trips_as_it_says() {
     stores.queue.command_send("d", command("1"), NOW, &rules()).await.expect("send");
     took("C2D: send", 2);
     assert_eq!(lease().await.messages.len(), 1);
-    took("C2D: take", 3);
+    took("C2D: take", 2);
     let complete = dunlin_model::command::Disposition::Complete;
     let settled = stores.queue.command_settle("d", 5, &tokens(), complete, NOW, &rules()).await;
     assert_eq!(settled.expect("settle").held, [true]);
