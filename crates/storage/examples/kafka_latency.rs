@@ -1,5 +1,5 @@
 //! How long a bare librdkafka producer waits for acknowledgements at a steady rate: the peer of
-//! target P6. Records are as the hub's telemetry, 256 B and three headers of 1,000 devices, and the
+//! target P6. Records are as the hub's telemetry, 256 B and four headers of 1,000 devices, and the
 //! settings are those of `KafkaLog`. The last line is JSON.
 //!
 //! `cargo run --release -p dunlin-storage --example kafka_latency -- URL PER_SECOND SECONDS`
@@ -9,6 +9,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dunlin_model::event::header;
 use dunlin_storage::event_log::{EventLog, KafkaLog, KafkaLogConfig, TOPIC_D2C, partition_of};
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
@@ -19,10 +20,12 @@ const BODY: [u8; 256] = [0x20; 256];
 const DEVICES: u64 = 1_000;
 /// What is acknowledged before counts for nothing.
 const WARM_UP: Duration = Duration::from_secs(2);
-const HEADERS: [(&str, &str); 3] = [
-    ("$.iothub-connection-device-id", "device-1"),
-    ("$.iothub-connection-auth-generation-id", "638000000000000000"),
-    ("$.iothub-enqueuedtime", "1795176437068"),
+/// As the gateway stamps them.
+const HEADERS: [(&str, &str); 4] = [
+    (header::CONNECTION_DEVICE_ID, "device-1"),
+    (header::AUTH_GENERATION_ID, "638000000000000000"),
+    (header::AUTH_METHOD, r#"{"scope":"device","type":"sas","issuer":"iothub"}"#),
+    (header::MESSAGE_SOURCE, "Telemetry"),
 ];
 
 /// Of each record, what became of it and how long after it was due.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use dunlin_model::event::header;
 use dunlin_storage::event_log::{
     Completion, Completions, EventLog, Header, KafkaLog, KafkaLogConfig, Record, TOPIC_D2C, Token,
     partition_of,
@@ -20,10 +21,12 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 const BODY: usize = 256;
 const DEVICES: usize = 1_000;
 const PARTITIONS: u32 = 4;
-const HEADERS: [(&str, &str); 3] = [
-    ("$.iothub-connection-device-id", "device-1"),
-    ("$.iothub-connection-auth-generation-id", "638000000000000000"),
-    ("$.iothub-enqueuedtime", "1795176437068"),
+/// As the gateway stamps them.
+const HEADERS: [(&str, &str); 4] = [
+    (header::CONNECTION_DEVICE_ID, "device-1"),
+    (header::AUTH_GENERATION_ID, "638000000000000000"),
+    (header::AUTH_METHOD, r#"{"scope":"device","type":"sas","issuer":"iothub"}"#),
+    (header::MESSAGE_SOURCE, "Telemetry"),
 ];
 
 #[derive(Default)]

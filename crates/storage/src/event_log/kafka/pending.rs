@@ -65,6 +65,13 @@ pub(super) struct Pending {
     outbox: Mutex<Vec<Told>>,
 }
 
+/// What came of a record, by what was handed on with it.
+pub(super) struct Report {
+    pub partition: i32,
+    pub opaque: usize,
+    pub durable: bool,
+}
+
 /// What became of handing a record to librdkafka.
 pub(super) enum Handed {
     Taken,
@@ -148,21 +155,31 @@ impl Pending {
         Ok(self.bytes.fetch_add(bytes, Ordering::SeqCst) == 0)
     }
 
-    /// What came of a record, by what was handed on with it.
-    pub(super) fn settle(&self, partition: i32, opaque: usize, durable: bool) {
+    /// Takes note of reports, and gathers what can be told then. librdkafka reports a partition's
+    /// records one after the other: its lock is taken once for all of them.
+    pub(super) fn settle(&self, reports: &mut Vec<Report>) {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        let topic = topics.get(opaque >> SEQUENCE_BITS);
-        let partition = usize::try_from(partition).ok();
-        let Some(waiters) = topic.zip(partition).and_then(|(t, p)| t.partitions.get(p)) else {
-            tracing::error!(opaque, "kafka has reported a record that nobody appended");
-            return;
-        };
-        let mut waiters = lock(waiters);
-        let place = (opaque & SEQUENCE_MASK).wrapping_sub(waiters.first) & SEQUENCE_MASK;
-        if let Some(waiter) = waiters.queue.get_mut(place) {
-            waiter.durable = Some(durable);
+        let of = |report: &Report| (report.opaque >> SEQUENCE_BITS, report.partition);
+        for reports in reports.chunk_by(|one, next| of(one) == of(next)) {
+            let topic = topics.get(reports[0].opaque >> SEQUENCE_BITS);
+            let partition = usize::try_from(reports[0].partition).ok();
+            let Some(waiters) = topic.zip(partition).and_then(|(t, p)| t.partitions.get(p)) else {
+                tracing::error!(
+                    opaque = reports[0].opaque,
+                    "kafka has reported records that nobody appended"
+                );
+                continue;
+            };
+            let mut waiters = lock(waiters);
+            for report in reports {
+                let place = (report.opaque & SEQUENCE_MASK).wrapping_sub(waiters.first);
+                if let Some(waiter) = waiters.queue.get_mut(place & SEQUENCE_MASK) {
+                    waiter.durable = Some(report.durable);
+                }
+            }
+            self.gather(&mut waiters);
         }
-        self.gather(&mut waiters);
+        reports.clear();
     }
 
     /// Takes off what is known, up to the first that is not.
@@ -294,7 +311,8 @@ mod tests {
             },
         );
         assert!(pushed.is_ok_and(|first| first) && !pending.is_empty());
-        pending.settle(0, number.expect("handed on"), true);
+        let opaque = number.expect("handed on");
+        pending.settle(&mut vec![Report { partition: 0, opaque, durable: true }]);
         assert!(!pending.is_empty(), "known, and not told yet");
         assert!(pending.tell() && pending.is_empty());
         assert_eq!(heard.0.load(Ordering::SeqCst), 1);

@@ -5,9 +5,9 @@
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::{JoinHandle, park_timeout};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
@@ -17,13 +17,14 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::context;
-use super::pending::{Handed, Pending};
+use super::pending::{Handed, Pending, Report};
 use super::unavailable;
 use super::url::Place;
 use crate::StoreError;
 use crate::event_log::{Completions, Full, Record, Token, partition_of};
+use crate::lock;
 
-/// Reports of so long are handed on together. The crate's poll always takes all of its time.
+/// Reports of so long are handed on together.
 const TICK: Duration = Duration::from_millis(1);
 /// Between two looks at a producer that has nothing to do.
 const IDLE: Duration = Duration::from_millis(200);
@@ -36,8 +37,9 @@ pub(super) struct Producer {
     stopped: AtomicBool,
 }
 
-/// Hears of deliveries.
-pub(super) struct Reports(Arc<Pending>);
+/// Hears of deliveries. Only the thread that polls writes them down.
+#[derive(Default)]
+pub(super) struct Reports(Mutex<Vec<Report>>);
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -53,10 +55,11 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        match result {
-            Ok(message) => self.0.settle(message.partition(), opaque, true),
-            Err((_, message)) => self.0.settle(message.partition(), opaque, false),
-        }
+        let (partition, durable) = match result {
+            Ok(message) => (message.partition(), true),
+            Err((_, message)) => (message.partition(), false),
+        };
+        lock(&self.0).push(Report { partition, opaque, durable });
     }
 }
 
@@ -77,7 +80,7 @@ impl Producer {
             .set("queue.buffering.max.messages", "0")
             .set("queue.buffering.max.kbytes", "2147483647")
             .set("topic.metadata.propagation.max.ms", "5000");
-        let current = create(&config, &pending).map_err(unavailable)?;
+        let current = create(&config).map_err(unavailable)?;
         let current = RwLock::new(Arc::new(current));
         let stopped = AtomicBool::new(false);
         let producer = Arc::new(Self { pending, config, current, stopped });
@@ -122,12 +125,11 @@ impl Producer {
     fn run(&self) {
         let mut producer = self.current();
         loop {
-            producer.poll(TICK);
-            let empty = self.pending.tell();
+            let empty = self.listen(&producer);
             if let Some((code, reason)) = producer.client().fatal_error() {
                 tracing::error!(%code, reason, "kafka's producer has failed; another one follows");
                 self.give_up(&producer);
-                match create(&self.config, &self.pending) {
+                match create(&self.config) {
                     Ok(next) => {
                         producer = Arc::new(next);
                         let mut current =
@@ -138,7 +140,7 @@ impl Producer {
                     }
                     Err(error) => {
                         tracing::error!(%error, "cannot make a producer; trying again");
-                        std::thread::park_timeout(IDLE);
+                        park_timeout(IDLE);
                     }
                 }
             }
@@ -146,10 +148,26 @@ impl Producer {
                 self.give_up(&producer);
                 return;
             }
-            if empty {
-                std::thread::park_timeout(IDLE);
-            }
+            park_timeout(if empty { IDLE } else { TICK });
         }
+    }
+
+    /// Hands on what has been reported. Whether nothing waits any more.
+    fn listen(&self, producer: &BaseProducer<Reports>) -> bool {
+        let reports = &producer.context().0;
+        let (mut known, until) = (0, Instant::now() + TICK);
+        loop {
+            // One event. The crate's poll takes all of the time it is given, and what of it is less
+            // than a millisecond it spends spinning.
+            producer.poll(Duration::ZERO);
+            let heard = lock(reports).len();
+            if heard == known || Instant::now() > until {
+                break;
+            }
+            known = heard;
+        }
+        self.pending.settle(&mut lock(reports));
+        self.pending.tell()
     }
 
     pub(super) fn current(&self) -> Arc<BaseProducer<Reports>> {
@@ -160,10 +178,10 @@ impl Producer {
     fn give_up(&self, producer: &BaseProducer<Reports>) {
         producer.purge(PurgeConfig::default().queue().inflight());
         while producer.in_flight_count() > 0 {
-            producer.poll(TICK);
-            self.pending.tell();
+            self.listen(producer);
+            park_timeout(TICK);
         }
-        self.pending.tell();
+        self.listen(producer);
     }
 
     pub(super) fn stop(&self) {
@@ -171,8 +189,8 @@ impl Producer {
     }
 }
 
-fn create(config: &ClientConfig, pending: &Arc<Pending>) -> KafkaResult<BaseProducer<Reports>> {
-    BaseProducer::from_config_and_context(config, Reports(Arc::clone(pending)))
+fn create(config: &ClientConfig) -> KafkaResult<BaseProducer<Reports>> {
+    BaseProducer::from_config_and_context(config, Reports::default())
 }
 
 fn headers(record: &Record<'_>) -> Option<OwnedHeaders> {
