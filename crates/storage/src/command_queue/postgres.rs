@@ -26,7 +26,7 @@ pub struct PostgresCommandQueue {
 impl PostgresCommandQueue {
     /// Within the runtime that is to do its work.
     pub fn new(postgres: &Postgres) -> Self {
-        Self { postgres: postgres.clone(), changes: Batcher::new(postgres, Changes) }
+        Self { postgres: postgres.clone(), changes: Batcher::new(postgres, Changes::default()) }
     }
 
     async fn change(
@@ -119,18 +119,21 @@ impl CommandQueue for PostgresCommandQueue {
         now: i64,
         rules: &Rules,
     ) -> Result<u32, StoreError> {
-        let device = escape(device);
-        let given = [&*device];
-        let queue = self.postgres.run("command_count", &given, |session, devices| {
+        // Without having looked: what time has ended counts as ended.
+        let sql = "SELECT (SELECT count(*) FROM command c WHERE c.device_id = q.device_id AND
+                       (due > $2 OR lock_token IS NOT NULL AND expires > $2
+                           AND delivery_count + 1 < $3))
+                   FROM command_queue q WHERE q.device_id = $1";
+        let given = (sql, escape(device), now, i64::from(rules.max_delivery_count));
+        let count = self.postgres.run("command_count", &given, |session, given| {
             Box::pin(async move {
-                let found = session.read(rows::READ, &[&devices.as_slice()]).await?;
-                Ok(found.first().map(rows::queue).transpose()?)
+                let (sql, device, now, most) = given;
+                let rows = session.read(sql, &[device, now, most]).await?;
+                Ok(rows.first().map(|row| row.get::<_, i64>(0)))
             })
         });
-        let mut queue = queue.await?.ok_or(StoreError::NotFound)?;
-        // Nobody is told of this look: what time has ended counts as ended.
-        queue.look(now, rules);
-        Ok(u32::try_from(queue.messages.len()).unwrap_or(u32::MAX))
+        let count = count.await?.ok_or(StoreError::NotFound)?;
+        Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
     async fn command_sweep(

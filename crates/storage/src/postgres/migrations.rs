@@ -131,24 +131,6 @@ pub(super) const MIGRATIONS: &[&str] = &[
     DROP INDEX device_state_connected;
     CREATE INDEX device_state_connected ON device_state (node, device_id, module_id)
         WHERE connected;"#,
-    // 4: What changes of messages is in their queue's row, as JSON: it is written in place, what
-    // was sent is written once, and one version is that of all. Each message is an array: sequence,
-    // ack, size, expires, due, delivery count, lock token, lock epoch, message id. No look at a
-    // queue is due before its `due`. A row may be as large as a page before it is taken apart.
-    r#"ALTER TABLE command_queue ADD COLUMN messages text NOT NULL DEFAULT '[]',
-        ADD COLUMN due bigint NOT NULL DEFAULT 9223372036854775807;
-    ALTER TABLE command_queue SET (toast_tuple_target = 8160);
-    UPDATE command_queue q SET messages = m.messages, due = m.due
-    FROM (
-        SELECT device_id, min(due) AS due, jsonb_agg(jsonb_build_array(sequence, ack, size, expires,
-            due, delivery_count, encode(lock_token, 'hex'), lock_epoch, message_id)
-            ORDER BY sequence)::text AS messages
-        FROM command GROUP BY device_id) m
-    WHERE q.device_id = m.device_id;
-    CREATE INDEX command_queue_due ON command_queue (due);
-    ALTER TABLE command DROP COLUMN ack, DROP COLUMN size, DROP COLUMN expires, DROP COLUMN due,
-        DROP COLUMN delivery_count, DROP COLUMN lock_token, DROP COLUMN lock_epoch;
-    ALTER TABLE command RESET (fillfactor);"#,
 ];
 
 pub(super) fn known() -> usize {

@@ -119,7 +119,12 @@ impl Postgres {
     pub(crate) async fn apart(&self) -> Result<ClientWrapper, StoreError> {
         let client = Object::take(self.connection().await.map_err(unavailable)?);
         let forever = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0";
-        client.batch_execute(forever).await.map_err(|error| unavailable(chain(&error)))?;
+        // It reads and writes whole tables.
+        let plans = PLANS.map(|(name, _, of_tables)| format!("; SET {name} = {of_tables}"));
+        client
+            .batch_execute(&format!("{forever}{}", plans.concat()))
+            .await
+            .map_err(|error| unavailable(chain(&error)))?;
         Ok(client)
     }
 
@@ -151,17 +156,28 @@ fn pool(
         .map_err(|error| error.to_string())
 }
 
+/// How the server plans what the hub asks, which goes by keys: by an index, a row at a time. A plan
+/// that was made while a table was small must not read all of it later, and only plain index scans
+/// clear away the entries of rows that are gone. With that, what a statement is given decides on
+/// nothing: it is planned once.
+const PLANS: [(&str, &str, &str); 6] = [
+    ("enable_seqscan", "off", "on"),
+    ("enable_bitmapscan", "off", "on"),
+    ("enable_hashjoin", "off", "on"),
+    ("enable_mergejoin", "off", "on"),
+    ("jit", "off", "off"),
+    ("plan_cache_mode", "force_generic_plan", "auto"),
+];
+
 /// The server gives up when nobody waits any more, and whoever vanished in a transaction holds its
-/// locks no longer than that. Every row is reached by an index: a plan that was made while a table
-/// was small must not read all of it later, and only plain index scans clear away the entries of
-/// rows that are gone. With that, what a statement is given decides on nothing: it is planned once.
+/// locks no longer than that. A statement that stands alone sees what was committed while it waited.
 fn options(deadline: Duration, given: Option<&str>) -> String {
     let millis = deadline.as_millis().max(1);
+    let plans = PLANS.map(|(name, by_key, _)| format!(" -c {name}={by_key}")).concat();
     let given = given.unwrap_or_default();
     format!(
         "{given} -c statement_timeout={millis} -c idle_in_transaction_session_timeout={millis} \
-         -c enable_seqscan=off -c enable_bitmapscan=off -c jit=off \
-         -c plan_cache_mode=force_generic_plan"
+         -c default_transaction_isolation=read\\ committed{plans}"
     )
 }
 

@@ -139,6 +139,11 @@ impl Session {
         Ok(self.client()?.batch_execute("COMMIT").await?)
     }
 
+    /// The last write is known to have changed nothing: what follows may be tried again.
+    pub(crate) fn wrote_nothing(&self) {
+        self.committing.store(false, Ordering::Relaxed);
+    }
+
     /// For a transaction that has found nothing to write.
     pub(crate) async fn rollback(&self) -> Result<(), Fault> {
         Ok(self.client()?.batch_execute("ROLLBACK").await?)

@@ -23,29 +23,6 @@ use crate::postgres::{Postgres, unavailable};
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Here, what changes of messages is in their queue's row.
-const COMMANDS_READ: &str = "(SELECT c.*, m.value ->> 1 AS ack, (m.value ->> 3)::bigint AS expires,
-         (m.value ->> 4)::bigint AS due, (m.value ->> 5)::bigint AS delivery_count,
-         decode(m.value ->> 6, 'hex') AS lock_token, (m.value ->> 7)::bigint AS lock_epoch
-     FROM command_queue q CROSS JOIN LATERAL json_array_elements(q.messages::json) AS m (value)
-         JOIN command c ON c.device_id = q.device_id AND c.sequence = (m.value ->> 0)::bigint
-     ) AS command";
-
-/// Puts rows `n` there, whose queues have come before them.
-const COMMANDS_WRITE: &str = "sent AS (
-         INSERT INTO command (device_id, sequence, message_id, correlation_id, user_id,
-             content_type, content_encoding, properties, enqueued, body)
-         SELECT device_id, sequence, message_id, correlation_id, user_id, content_type,
-             content_encoding, properties, enqueued, body FROM n)
-     UPDATE command_queue q
-     SET messages = (q.messages::jsonb || m.messages)::text, due = least(q.due, m.due)
-     FROM (
-         SELECT device_id, min(due) AS due, jsonb_agg(jsonb_build_array(sequence, ack, size, expires,
-             due, delivery_count, encode(lock_token, 'hex'), lock_epoch, message_id)
-             ORDER BY sequence) AS messages
-         FROM n GROUP BY device_id) m
-     WHERE q.device_id = m.device_id";
-
 pub struct PostgresTransfer {
     postgres: Postgres,
 }
@@ -129,8 +106,7 @@ async fn table_read(
     to: &Sender<Vec<Row>>,
 ) -> Result<bool, Fault> {
     let none: [&(dyn ToSql + Sync); 0] = [];
-    let from = if table.name == "command" { COMMANDS_READ } else { table.name };
-    let rows = client.query_raw(&table.select(from, now), none).await?;
+    let rows = client.query_raw(&table.select(table.name, now), none).await?;
     let mut rows = pin!(rows);
     let mut filling = Filling::default();
     while let Some(row) = rows.try_next().await? {
@@ -216,15 +192,11 @@ async fn write(client: &ClientWrapper, rows: &[Row]) -> Result<(), Fault> {
         }
         _ => "",
     };
-    let sql = match table.name {
-        "command" => {
-            format!("WITH n AS (SELECT * FROM unnest({types}) AS n ({names})), {COMMANDS_WRITE}")
-        }
-        name => format!(
-            "INSERT INTO {name} ({names}{more}) SELECT n.{values}{generation}
-             FROM unnest({types}) WITH ORDINALITY AS n ({names}, place) ORDER BY n.place {conflict}"
-        ),
-    };
+    let name = table.name;
+    let sql = format!(
+        "INSERT INTO {name} ({names}{more}) SELECT n.{values}{generation}
+         FROM unnest({types}) WITH ORDINALITY AS n ({names}, place) ORDER BY n.place {conflict}"
+    );
     let statement = client.prepare_cached(&sql).await?;
     let params: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|array| &**array as _).collect();
     client.execute(&statement, &params).await?;

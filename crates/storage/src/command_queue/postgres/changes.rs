@@ -2,12 +2,12 @@
 //! written meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use dunlin_model::Command;
 use dunlin_model::command::{Disposition, LockToken};
 use tokio::try_join;
-use tokio_postgres::Row;
 
 use super::queue::{Handed, Queue};
 use super::rows::{self, Advanced, New, Record, Write};
@@ -46,7 +46,15 @@ pub(super) fn mixed_up() -> StoreError {
     unavailable("an answer was of another kind than its call")
 }
 
-pub(super) struct Changes;
+/// Batches that begin under locks once one was overtaken: where two processes change the same
+/// queues all the time, to be fast would be in vain.
+const CAREFUL: u32 = 32;
+
+#[derive(Default)]
+pub(super) struct Changes {
+    /// How many such batches are left.
+    careful: AtomicU32,
+}
 
 #[async_trait]
 impl Work for Changes {
@@ -61,7 +69,9 @@ impl Work for Changes {
     ) -> Result<Vec<Result<Changed, StoreError>>, Fault> {
         let devices: BTreeSet<_> = calls.iter().map(|call| &*call.device).collect();
         let devices: Vec<_> = devices.into_iter().collect();
-        for locked in [false, true] {
+        let left = |left: u32| left.checked_sub(1);
+        let careful = self.careful.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok();
+        for locked in [false, true].into_iter().skip(usize::from(careful)) {
             let mut held = hold(session, &devices, locked).await?;
             let mut sent = HashMap::new();
             let apply = |call| apply(call, held.get_mut(&*call.device), &mut sent);
@@ -74,6 +84,7 @@ impl Work for Changes {
             });
             let handed: Vec<_> = handed.flatten().collect();
             let Some(bodies) = write(session, &held, &sent, &handed, locked).await? else {
+                self.careful.store(CAREFUL, Ordering::Relaxed);
                 continue;
             };
             let answer = |(applied, call): (Result<Applied, StoreError>, &Change)| match applied {
@@ -90,14 +101,14 @@ impl Work for Changes {
     }
 }
 
-/// Ends what time has ended, of devices for which a look may be due.
+/// Ends what time has ended, of devices for which a look is due.
 pub(super) async fn sweep(
     session: &Session,
     most: i64,
     now: i64,
     rules: &Rules,
 ) -> Result<Swept, Fault> {
-    let sql = "SELECT device_id FROM command_queue WHERE due <= $1 ORDER BY due LIMIT $2";
+    let sql = "SELECT DISTINCT device_id FROM command WHERE due <= $1 LIMIT $2";
     let due = session.read(sql, &[&now, &most]).await?;
     let devices: Vec<&str> = due.iter().map(|row| row.get(0)).collect();
     if devices.is_empty() {
@@ -105,19 +116,13 @@ pub(super) async fn sweep(
     }
     for locked in [false, true] {
         let mut held = hold(session, &devices, locked).await?;
-        let mut swept = Swept::default();
+        let mut swept = Swept { looked: devices.len(), returned: Vec::new() };
         for (device, held) in &mut held {
-            swept.looked += usize::from(held.queue.due() <= now);
             if held.queue.look(now, rules) {
                 swept.returned.push(device.clone());
             }
-            held.due = held.queue.due();
         }
         if write(session, &held, &HashMap::new(), &[], locked).await?.is_some() {
-            // There may be more, though of these nothing was due.
-            if i64::try_from(devices.len()).is_ok_and(|looked| looked == most) {
-                swept.looked = devices.len();
-            }
             return Ok(swept);
         }
     }
@@ -128,11 +133,7 @@ struct Held {
     /// As it is stored.
     generation_id: String,
     version: String,
-    /// No look is due before that. It is put off only where somebody looks: an index is on it, and
-    /// nothing else that changes often has one.
-    due: i64,
     before: Queue,
-    before_due: i64,
     queue: Queue,
 }
 
@@ -157,20 +158,31 @@ async fn hold(
     } else {
         session.read(rows::READ, params).await?
     };
-    let held = |row: &Row| {
-        let queue = rows::queue(row)?;
-        let due = row.get("due");
-        let held = Held {
-            generation_id: row.get("generation_id"),
-            version: row.get("version"),
-            due,
-            before: queue.clone(),
-            before_due: due,
-            queue,
-        };
-        Ok((row.get("device_id"), held))
-    };
-    rows.iter().map(held).collect()
+    let mut held: BTreeMap<String, Held> = BTreeMap::new();
+    for row in &rows {
+        let device: &str = row.get("device_id");
+        if !held.contains_key(device) {
+            let queue = Queue {
+                sequence: row.get::<_, i64>("last").cast_unsigned(),
+                epoch: row.get::<_, i64>("epoch").cast_unsigned(),
+                messages: Vec::new(),
+                ends: Vec::new(),
+            };
+            let (generation_id, version) = (row.get("generation_id"), row.get("version"));
+            let new = Held { generation_id, version, before: queue.clone(), queue };
+            held.insert(device.to_owned(), new);
+        }
+        if let Some(held) = held.get_mut(device)
+            && row.get::<_, Option<i64>>("sequence").is_some()
+        {
+            held.queue.messages.push(rows::message(row)?);
+        }
+    }
+    for held in held.values_mut() {
+        held.queue.messages.sort_unstable_by_key(|message| message.sequence);
+        held.before = held.queue.clone();
+    }
+    Ok(held)
 }
 
 /// What was sent in this transaction, by device and sequence.
@@ -234,24 +246,25 @@ async fn write(
     handed: &[(&str, u64)],
     locked: bool,
 ) -> Result<Option<Bodies>, Fault> {
-    let (mut removed, mut new, mut told, mut advanced) = (vec![], vec![], vec![], vec![]);
-    for (device, held) in held {
-        let Held { generation_id, version, before, queue, .. } = held;
+    let (mut removed, mut changed, mut new, mut told) = (vec![], vec![], vec![], vec![]);
+    let mut advanced = Vec::new();
+    for (device, Held { generation_id, version, before, queue }) in held {
         let mut left = queue.messages.iter().peekable();
         for old in &before.messages {
-            if left.next_if(|message| message.sequence == old.sequence).is_none() {
-                removed.push((&**device, old.sequence));
+            match left.next_if(|message| message.sequence == old.sequence) {
+                Some(message) if message != old => changed.push((&**device, message)),
+                Some(_) => {}
+                None => removed.push((&**device, old.sequence)),
             }
         }
         for message in left {
             let key = (&**device, message.sequence);
             let (command, enqueued) = *sent.get(&key).ok_or(Fault::Raced)?;
-            new.push(New { device, sequence: message.sequence, command, enqueued });
+            new.push(New { device, message, command, enqueued });
         }
         told.extend(queue.ends.iter().map(|end| Record { device, generation_id, end }));
-        let due = held.due.min(queue.due());
-        if before != queue || due != held.before_due {
-            advanced.push(Advanced { device, version, queue, due });
+        if before != queue {
+            advanced.push(Advanced { device, version, queue });
         }
     }
     if advanced.is_empty() {
@@ -260,8 +273,9 @@ async fn write(
         }
         return Ok(Some(HashMap::new()));
     }
-    let mut write = Write::new(&advanced)?;
+    let mut write = Write::new(&advanced);
     write.remove(&removed);
+    write.change(&changed);
     write.insert(&new)?;
     write.tell(&told);
     let stored: Vec<_> = handed.iter().filter(|key| !sent.contains_key(*key)).copied().collect();
@@ -284,12 +298,11 @@ fn leased(
     bodies: &Bodies,
 ) -> Result<Vec<Leased>, Fault> {
     let complete = |handed: Handed| {
-        let Handed { token, sequence, delivery_count, ack, expires } = handed;
+        let Handed { token, sequence, delivery_count } = handed;
         let (command, enqueued) = match sent.get(&(device, sequence)) {
             Some((command, enqueued)) => ((*command).clone(), *enqueued),
             None => bodies.get(&(device.to_owned(), sequence)).cloned().ok_or(Fault::Raced)?,
         };
-        let command = Command { ack, expires: Some(expires), ..command };
         Ok(Leased { command, token, sequence, delivery_count, enqueued })
     };
     handed.into_iter().map(complete).collect()

@@ -50,7 +50,7 @@ pub(super) async fn sweep(
     let sweep = postgres.run("feedback_sweep", &given, |session, (now, rules)| {
         Box::pin(async move {
             let sql = "SELECT 1 WHERE EXISTS (SELECT 1 FROM feedback WHERE enqueued <= $1)
-                           OR EXISTS (SELECT 1 FROM command_queue WHERE due <= $2)";
+                           OR EXISTS (SELECT 1 FROM command WHERE due <= $2)";
             if session.read(sql, &[&(*now - rules.ttl), now]).await?.is_empty() {
                 return Ok(());
             }

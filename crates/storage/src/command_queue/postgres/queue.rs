@@ -1,4 +1,4 @@
-//! The queue of one device in memory, its row locked: what takes a message from a state to the next.
+//! The queue of one device in memory: what takes a message from a state to the next.
 
 use std::ops::Range;
 
@@ -16,7 +16,6 @@ const PROPERTY_BYTES: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Message {
     pub(super) sequence: u64,
-    /// Of one whose sender wants to know what becomes of it.
     pub(super) message_id: Option<String>,
     pub(super) ack: Ack,
     pub(super) size: usize,
@@ -41,8 +40,6 @@ pub(super) struct Handed {
     pub(super) token: LockToken,
     pub(super) sequence: u64,
     pub(super) delivery_count: u32,
-    pub(super) ack: Ack,
-    pub(super) expires: i64,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -90,11 +87,6 @@ impl Queue {
         returned
     }
 
-    /// When a look is due.
-    pub(super) fn due(&self) -> i64 {
-        self.messages.iter().map(|message| message.due).min().unwrap_or(i64::MAX)
-    }
-
     fn take_back(&mut self, epochs: &Range<Epoch>, in_vain: bool, now: i64, rules: &Rules) {
         self.each(now, |message| match message.lock {
             Some((_, epoch)) if epochs.contains(&epoch) => message.put_back(in_vain, now, rules),
@@ -121,7 +113,7 @@ impl Queue {
         self.sequence += 1;
         self.messages.push(Message {
             sequence: self.sequence,
-            message_id: command.message_id.clone().filter(|_| command.ack != Ack::None),
+            message_id: command.message_id.clone(),
             ack: command.ack,
             size: size(command),
             expires,
@@ -159,8 +151,8 @@ impl Queue {
             }
             filled += message.size;
             (message.lock, message.due) = (Some((*token, epoch)), now + rules.lock);
-            let Message { sequence, delivery_count, ack, expires, .. } = *message;
-            handed.push(Handed { token: *token, sequence, delivery_count, ack, expires });
+            let Message { sequence, delivery_count, .. } = *message;
+            handed.push(Handed { token: *token, sequence, delivery_count });
         }
         if epoch != 0 && !handed.is_empty() {
             self.epoch = epoch;

@@ -1,6 +1,5 @@
 //! Rows of `command_queue` and `command`.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use dunlin_model::Command;
@@ -9,7 +8,7 @@ use tokio::try_join;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::queue::{End, Message, Queue};
+use super::queue::{End, Message, Queue, size};
 use crate::StoreError;
 use crate::postgres::session::{Fault, Session};
 use crate::postgres::text::{escape, escape_some, unescape};
@@ -19,10 +18,15 @@ use crate::postgres::unavailable;
 pub(super) const LOCK: &str = "SELECT FROM command_queue
      WHERE device_id = ANY($1) ORDER BY device_id FOR UPDATE";
 
-/// Its `xmin`, the last transaction that wrote it, is the version of a row.
-pub(super) const READ: &str = "SELECT device_id, generation_id, sequence, epoch, messages, due,
-         xmin::text AS version
-     FROM command_queue WHERE device_id = ANY($1)";
+/// Queues with the messages of each. Who changes a message changes its queue's row too, so its
+/// `xmin`, the last transaction that did, is the version of all.
+pub(super) const READ: &str = "SELECT q.device_id, q.generation_id, q.sequence AS last, q.epoch,
+         q.xmin::text AS version, c.*
+     FROM command_queue q LEFT JOIN LATERAL (
+         SELECT sequence, message_id, ack, size, expires, due, delivery_count, lock_token,
+             lock_epoch
+         FROM command WHERE device_id = q.device_id ORDER BY sequence) c ON true
+     WHERE q.device_id = ANY($1)";
 
 type Value<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 
@@ -39,18 +43,15 @@ pub(super) struct Advanced<'a> {
     /// As it was read.
     pub(super) version: &'a str,
     pub(super) queue: &'a Queue,
-    pub(super) due: i64,
 }
 
 impl<'a> Write<'a> {
     /// Locks the queues in the order of their devices: so no two batches wait for each other, in
     /// whatever process they are.
-    pub(super) fn new(queues: &[Advanced<'a>]) -> Result<Self, StoreError> {
+    pub(super) fn new(queues: &[Advanced<'a>]) -> Self {
         let mut write = Self { sql: String::new(), values: Vec::new() };
         let devices: Vec<_> = queues.iter().map(|one| one.device).collect();
         let versions: Vec<_> = queues.iter().map(|one| one.version).collect();
-        let messages: Result<Vec<_>, _> =
-            queues.iter().map(|one| messages_text(&one.queue.messages)).collect();
         write.add(
             "WITH held AS MATERIALIZED (
                  SELECT FROM command_queue q
@@ -60,21 +61,17 @@ impl<'a> Write<'a> {
              sound AS MATERIALIZED (
                  SELECT count(*) = cardinality($1) AS sound FROM held),
              advanced AS (
-                 UPDATE command_queue q SET sequence = n.sequence, epoch = n.epoch,
-                     messages = n.messages, due = n.due
-                 FROM unnest($1, ?bigint[], ?bigint[], ?text[], ?bigint[])
-                     AS n (device_id, sequence, epoch, messages, due)
+                 UPDATE command_queue q SET sequence = n.sequence, epoch = n.epoch
+                 FROM unnest($1, ?bigint[], ?bigint[]) AS n (device_id, sequence, epoch)
                  WHERE q.device_id = n.device_id AND (SELECT sound FROM sound))",
             vec![
                 Box::new(devices),
                 Box::new(versions),
                 column(queues, |one| one.queue.sequence.cast_signed()),
                 column(queues, |one| one.queue.epoch.cast_signed()),
-                Box::new(messages?),
-                column(queues, |one| one.due),
             ],
         );
-        Ok(write)
+        write
     }
 
     /// Each `?` in it stands for the next of the values.
@@ -102,6 +99,29 @@ impl<'a> Write<'a> {
         );
     }
 
+    pub(super) fn change(&mut self, changed: &[(&'a str, &'a Message)]) {
+        if changed.is_empty() {
+            return;
+        }
+        self.add(
+            ", changed AS (
+                 UPDATE command c SET due = n.due, delivery_count = n.delivery_count,
+                     lock_token = n.lock_token, lock_epoch = n.lock_epoch
+                 FROM unnest(?text[], ?bigint[], ?bigint[], ?bigint[], ?bytea[], ?bigint[])
+                     AS n (device_id, sequence, due, delivery_count, lock_token, lock_epoch)
+                 WHERE c.device_id = n.device_id AND c.sequence = n.sequence
+                     AND (SELECT sound FROM sound))",
+            vec![
+                column(changed, |(device, _)| *device),
+                column(changed, |(_, message)| message.sequence.cast_signed()),
+                column(changed, |(_, message)| message.due),
+                column(changed, |(_, message)| i64::from(message.delivery_count)),
+                column(changed, |(_, message)| token(message)),
+                column(changed, |(_, message)| epoch(message)),
+            ],
+        );
+    }
+
     pub(super) fn insert(&mut self, new: &[New<'a>]) -> Result<(), StoreError> {
         if new.is_empty() {
             return Ok(());
@@ -111,20 +131,29 @@ impl<'a> Write<'a> {
         self.add(
             ", new AS (
                  INSERT INTO command (device_id, sequence, message_id, correlation_id, user_id,
-                     content_type, content_encoding, properties, enqueued, body)
+                     content_type, content_encoding, ack, properties, size, enqueued, expires, due,
+                     delivery_count, lock_token, lock_epoch, body)
                  SELECT * FROM unnest(?text[], ?bigint[], ?text[], ?text[], ?text[], ?text[],
-                     ?text[], ?text[], ?bigint[], ?bytea[])
+                     ?text[], ?text[], ?text[], ?bigint[], ?bigint[], ?bigint[], ?bigint[],
+                     ?bigint[], ?bytea[], ?bigint[], ?bytea[])
                  WHERE (SELECT sound FROM sound))",
             vec![
                 column(new, |new| new.device),
-                column(new, |new| new.sequence.cast_signed()),
+                column(new, |new| new.message.sequence.cast_signed()),
                 column(new, |new| escape_some(new.command.message_id.as_ref())),
                 column(new, |new| escape_some(new.command.correlation_id.as_ref())),
                 column(new, |new| escape_some(new.command.user_id.as_ref())),
                 column(new, |new| escape_some(new.command.content_type.as_ref())),
                 column(new, |new| escape_some(new.command.content_encoding.as_ref())),
+                column(new, |new| new.command.ack.as_str()),
                 Box::new(properties.map_err(unavailable)?),
+                column(new, |new| i64::try_from(size(new.command)).unwrap_or(i64::MAX)),
                 column(new, |new| new.enqueued),
+                column(new, |new| new.message.expires),
+                column(new, |new| new.message.due),
+                column(new, |new| i64::from(new.message.delivery_count)),
+                column(new, |new| token(new.message)),
+                column(new, |new| epoch(new.message)),
                 column(new, |new| &*new.command.body),
             ],
         );
@@ -166,7 +195,8 @@ impl<'a> Write<'a> {
             self.add(
                 " SELECT sound, c.* FROM sound LEFT JOIN (
                      SELECT c.device_id, c.sequence, c.message_id, c.correlation_id, c.user_id,
-                         c.content_type, c.content_encoding, c.properties, c.enqueued, c.body
+                         c.content_type, c.content_encoding, c.ack, c.properties, c.enqueued,
+                         c.expires, c.body
                      FROM unnest(?text[], ?bigint[]) AS k (device_id, sequence)
                          JOIN command c USING (device_id, sequence)) c ON true",
                 keys(handed),
@@ -181,8 +211,11 @@ impl<'a> Write<'a> {
         } else {
             session.write(&self.sql, &params).await?
         };
-        let sound = rows.first().is_some_and(|row| row.get("sound"));
-        Ok(sound.then_some(rows))
+        if rows.first().is_some_and(|row| row.get("sound")) {
+            return Ok(Some(rows));
+        }
+        session.wrote_nothing();
+        Ok(None)
     }
 }
 
@@ -194,79 +227,24 @@ fn keys<'a>(keys: &[(&'a str, u64)]) -> Vec<Value<'a>> {
     vec![column(keys, |(device, _)| *device), column(keys, |(_, sequence)| sequence.cast_signed())]
 }
 
-/// A message in the row of its queue: sequence, ack, size, expires, due, delivery count, token and
-/// epoch of its lock, and its id, if its sender wants to know what becomes of it. SQL reads and
-/// writes it too (`transfer`).
-type Stored<'a> = (
-    i64,
-    Cow<'a, str>,
-    usize,
-    i64,
-    i64,
-    u32,
-    Option<Cow<'a, str>>,
-    Option<i64>,
-    Option<Cow<'a, str>>,
-);
-
-fn messages_text(messages: &[Message]) -> Result<String, StoreError> {
-    let stored = messages.iter().map(|message| -> Stored<'_> {
-        (
-            message.sequence.cast_signed(),
-            message.ack.as_str().into(),
-            message.size,
-            message.expires,
-            message.due,
-            message.delivery_count,
-            message.lock.as_ref().map(|(token, _)| hex(token).into()),
-            message.lock.map(|(_, epoch)| epoch.cast_signed()),
-            escape_some(message.message_id.as_ref()),
-        )
-    });
-    serde_json::to_string(&stored.collect::<Vec<_>>()).map_err(unavailable)
-}
-
-pub(super) fn queue(row: &Row) -> Result<Queue, StoreError> {
-    Ok(Queue {
+pub(super) fn message(row: &Row) -> Result<Message, StoreError> {
+    let token: Option<&[u8]> = row.get("lock_token");
+    let token = token.map(|token| token.try_into().map(LockToken::from_bytes));
+    let token = token.transpose().map_err(unavailable)?;
+    let epoch: Option<i64> = row.get("lock_epoch");
+    Ok(Message {
         sequence: row.get::<_, i64>("sequence").cast_unsigned(),
-        epoch: row.get::<_, i64>("epoch").cast_unsigned(),
-        messages: messages(row)?,
-        ends: Vec::new(),
+        message_id: row.get::<_, Option<String>>("message_id").map(unescape),
+        ack: ack(row)?,
+        size: usize::try_from(row.get::<_, i64>("size")).map_err(unavailable)?,
+        expires: row.get("expires"),
+        due: row.get("due"),
+        delivery_count: u32::try_from(row.get::<_, i64>("delivery_count")).map_err(unavailable)?,
+        lock: token.zip(epoch.map(i64::cast_unsigned)),
     })
 }
 
-fn messages(row: &Row) -> Result<Vec<Message>, StoreError> {
-    let stored: Vec<Stored<'_>> = serde_json::from_str(row.get("messages")).map_err(unavailable)?;
-    let message =
-        |(sequence, ack, size, expires, due, delivery_count, token, epoch, id): Stored<'_>| {
-            let ack =
-                Ack::parse(&ack).ok_or_else(|| unavailable("a message wants unknown feedback"))?;
-            let token = token.map(|token| unhex(&token)).transpose()?;
-            Ok(Message {
-                sequence: sequence.cast_unsigned(),
-                message_id: id.map(|id| unescape(id.into_owned())),
-                ack,
-                size,
-                expires,
-                due,
-                delivery_count,
-                lock: token.zip(epoch.map(i64::cast_unsigned)),
-            })
-        };
-    stored.into_iter().map(message).collect()
-}
-
-fn hex(token: &LockToken) -> String {
-    format!("{:032x}", u128::from_be_bytes(*token.as_bytes()))
-}
-
-fn unhex(text: &str) -> Result<LockToken, StoreError> {
-    let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32);
-    let number = number.ok_or_else(|| unavailable("a lock has no token"))?;
-    Ok(LockToken::from_bytes(number.to_be_bytes()))
-}
-
-/// With the time at which it was enqueued, but without what its queue knows: `expires` and `ack`.
+/// With the time at which it was enqueued.
 pub(super) fn command(row: &Row) -> Result<(Command, i64), StoreError> {
     let some = |column: &str| row.get::<_, Option<String>>(column).map(unescape);
     let command = Command {
@@ -275,20 +253,33 @@ pub(super) fn command(row: &Row) -> Result<(Command, i64), StoreError> {
         user_id: some("user_id"),
         content_type: some("content_type"),
         content_encoding: some("content_encoding"),
-        expires: None,
-        ack: Ack::None,
+        expires: Some(row.get("expires")),
+        ack: ack(row)?,
         properties: serde_json::from_str(row.get("properties")).map_err(unavailable)?,
         body: row.get("body"),
     };
     Ok((command, row.get("enqueued")))
 }
 
+fn ack(row: &Row) -> Result<Ack, StoreError> {
+    let text: &str = row.get("ack");
+    Ack::parse(text).ok_or_else(|| unavailable("a message wants unknown feedback"))
+}
+
 /// A message as it is to be stored.
 pub(super) struct New<'a> {
     pub(super) device: &'a str,
-    pub(super) sequence: u64,
+    pub(super) message: &'a Message,
     pub(super) command: &'a Command,
     pub(super) enqueued: i64,
+}
+
+fn token(message: &Message) -> Option<&[u8]> {
+    message.lock.as_ref().map(|(token, _)| &token.as_bytes()[..])
+}
+
+fn epoch(message: &Message) -> Option<i64> {
+    message.lock.map(|(_, epoch)| epoch.cast_signed())
 }
 
 /// A record of feedback, and the generation of its device.
