@@ -63,6 +63,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("linger.ms", "5")
+        .set("queue.buffering.max.messages", "0")
+        .set("queue.buffering.max.kbytes", "2147483647")
         .create_with_context(latencies.clone())?;
     let topic = format!("{prefix}.{TOPIC_D2C}");
     let keys: Vec<_> = (0..DEVICES).map(|n| format!("device-{n}")).collect();
