@@ -65,7 +65,10 @@ fn highest(bench: &Bench, measured: &Measured) -> Result<f64> {
         let bound = if keeps_up(bench, measured, rate)? { &mut sustained } else { &mut too_high };
         *bound = rate;
     }
-    Ok(sustained)
+    match sustained {
+        0.0 => Err(format!("not even {too_high:.0}/s was sustained: is the machine busy?")),
+        sustained => Ok(sustained),
+    }
 }
 
 /// In one of two turns: other work on the machine may spoil one.

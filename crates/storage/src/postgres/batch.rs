@@ -2,7 +2,7 @@
 //!
 //! A batch begins when the one before has ended, not by a timer: who calls alone waits for nobody.
 //! Two at once would be smaller ones: with few callers each cost Postgres twice as much processor
-//! time (`examples/postgres_rates`).
+//! time (docs/adr/0005-postgres.md).
 
 use std::sync::Arc;
 

@@ -156,7 +156,7 @@ fn pool(
         .map_err(|error| error.to_string())
 }
 
-/// How the server plans what the hub asks, which goes by keys: by an index, a row at a time. A plan
+/// How the server plans what the hub asks, most of which goes by keys: by an index, a row at a time. A plan
 /// that was made while a table was small must not read all of it later, and only plain index scans
 /// clear away the entries of rows that are gone. With that, what a statement is given decides on
 /// nothing: it is planned once.

@@ -13,14 +13,34 @@ pub struct Server {
     process: Process,
     pub port: u16,
     folder: TempDir,
+    arguments: &'static [&'static str],
 }
 
 impl Server {
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The only node of a cluster: it refuses a command whose keys are of several slots.
+    pub async fn start_cluster() -> Self {
+        let server = Self::start_with(&["--cluster-enabled", "yes"]).await;
+        server.tell(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await.expect("all slots");
+        let mut look = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            let info = server.tell(&["CLUSTER", "INFO"]).await.expect("an answer");
+            let info: String = redis::from_redis_value(info).expect("a text");
+            if info.contains("cluster_state:ok") {
+                return server;
+            }
+            look.tick().await;
+        }
+    }
+
+    async fn start_with(arguments: &'static [&'static str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let port = free_port();
-        let process = spawn(folder.path(), port);
-        let server = Self { process, port, folder };
+        let process = spawn(folder.path(), port, arguments);
+        let server = Self { process, port, folder, arguments };
         server.answers().await;
         server
     }
@@ -44,7 +64,7 @@ impl Server {
 
     /// Starts it again on what it left behind.
     pub async fn start_again(&mut self) {
-        self.process = spawn(self.folder.path(), self.port);
+        self.process = spawn(self.folder.path(), self.port, self.arguments);
         self.answers().await;
     }
 
@@ -60,8 +80,9 @@ impl Server {
     }
 }
 
-fn spawn(folder: &Path, port: u16) -> Process {
+fn spawn(folder: &Path, port: u16, arguments: &[&str]) -> Process {
     let mut command = Command::new("redis-server");
+    command.args(arguments);
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
     Process::start(command.current_dir(folder))
 }

@@ -53,16 +53,15 @@ impl ConnectionStore for PostgresDeviceStore {
     }
 
     async fn node_end(&self, node: &str, at: i64, top: usize) -> Result<usize, StoreError> {
-        // The rows are locked in the order of their keys, as everywhere. By the array they are looked
-        // up: how many they are is a parameter, of which the planner expects a tenth of the table.
+        // The rows are locked in the order of their keys, as everywhere.
         let sql = "WITH dead AS (
                        SELECT device_id, module_id FROM device_state
                        WHERE connected AND node = $1
                        ORDER BY device_id, module_id LIMIT $3 FOR UPDATE),
                    ended AS (
                        UPDATE device_state s SET connected = false, connection_updated = $2
-                       FROM dead WHERE s.device_id = ANY (ARRAY(SELECT device_id FROM dead))
-                           AND s.device_id = dead.device_id AND s.module_id = dead.module_id
+                       FROM dead
+                       WHERE s.device_id = dead.device_id AND s.module_id = dead.module_id
                        RETURNING 1)
                    SELECT count(*) FROM ended";
         let given = (escape(node), at, i64::try_from(top).unwrap_or(i64::MAX));

@@ -4,7 +4,7 @@
 //! as a C string, which its crate makes, and nothing else.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{JoinHandle, park_timeout};
 use std::time::{Duration, Instant};
@@ -37,16 +37,21 @@ pub(super) struct Producer {
     stopped: AtomicBool,
 }
 
-/// Hears of deliveries. Only the thread that polls writes them down.
+/// Hears of deliveries, and of what else comes by the same queue. Only the thread that polls does.
 #[derive(Default)]
-pub(super) struct Reports(Mutex<Vec<Report>>);
+pub(super) struct Reports {
+    waiting: Mutex<Vec<Report>>,
+    heard: AtomicUsize,
+}
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         context::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         context::told(&error, reason);
     }
 }
@@ -59,7 +64,8 @@ impl ProducerContext for Reports {
             Ok(message) => (message.partition(), true),
             Err((_, message)) => (message.partition(), false),
         };
-        lock(&self.0).push(Report { partition, opaque, durable });
+        self.heard.fetch_add(1, Ordering::Relaxed);
+        lock(&self.waiting).push(Report { partition, opaque, durable });
     }
 }
 
@@ -154,19 +160,18 @@ impl Producer {
 
     /// Hands on what has been reported. Whether nothing waits any more.
     fn listen(&self, producer: &BaseProducer<Reports>) -> bool {
-        let reports = &producer.context().0;
-        let (mut known, until) = (0, Instant::now() + TICK);
+        let Reports { waiting, heard } = producer.context().as_ref();
+        let until = Instant::now() + TICK;
         loop {
+            let before = heard.load(Ordering::Relaxed);
             // One event. The crate's poll takes all of the time it is given, and what of it is less
             // than a millisecond it spends spinning.
             producer.poll(Duration::ZERO);
-            let heard = lock(reports).len();
-            if heard == known || Instant::now() > until {
+            if heard.load(Ordering::Relaxed) == before || Instant::now() > until {
                 break;
             }
-            known = heard;
         }
-        self.pending.settle(&mut lock(reports));
+        self.pending.settle(&mut lock(waiting));
         self.pending.tell()
     }
 

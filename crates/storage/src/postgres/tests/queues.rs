@@ -3,18 +3,27 @@
 use dunlin_model::Command;
 use dunlin_model::command::{Ack, Disposition, LockToken, Outcome};
 use tokio::join;
+use tokio::time::timeout;
+use tokio_postgres::Client;
 
 use super::*;
 
-/// Waits until a connection of `place` waits for a lock.
-async fn until_one_waits(place: &Place) {
-    let waits = "SELECT 1 FROM pg_stat_activity WHERE application_name = $1
-                     AND wait_event_type = 'Lock'";
+/// Waits until somebody waits for what `holder` has locked.
+async fn until_one_waits_for(holder: &Client) {
+    let row = holder.query_one("SELECT pg_backend_pid()", &[]).await.expect("an answer");
+    let pid: i32 = row.get(0);
+    let waits = "SELECT 1 FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))";
     let watch = administrator().await;
-    while watch.query(waits, &[&place.schema]).await.expect("looked").is_empty() {
-        tokio::task::yield_now().await;
-    }
+    let waited = async {
+        while watch.query(waits, &[&pid]).await.expect("looked").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, waited).await.expect("somebody waits");
 }
+
+/// Longer than anything takes here: who waits for it has failed.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Of a batch nothing is done twice, and nothing of it is left out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,7 +48,7 @@ async fn who_is_overtaken_begins_anew_under_locks() {
 
     let alone = queue.command_send("first", command("1"), NOW, &rules);
     let together = async {
-        until_one_waits(&place).await;
+        until_one_waits_for(&at_first).await;
         let before = stores.trips();
         let tokens = [token];
         let settled = queue.command_settle("d", 1, &tokens, Disposition::Complete, NOW, &rules);
@@ -47,7 +56,7 @@ async fn who_is_overtaken_begins_anew_under_locks() {
         let overtake = async {
             // Both wait for the batch before them, and then make up one.
             at_first.batch_execute("COMMIT").await.expect("committed");
-            until_one_waits(&place).await;
+            until_one_waits_for(&at_d).await;
             at_d.batch_execute("COMMIT").await.expect("committed");
         };
         let (settled, sent, ()) = join!(settled, sent, overtake);
@@ -59,6 +68,17 @@ async fn who_is_overtaken_begins_anew_under_locks() {
     assert_eq!(alone.expect("sent"), 1);
     // Read and written in vain, then again.
     assert_eq!(trips, 4);
+
+    // The next batch is careful: it waits for the lock before it reads.
+    at_d.batch_execute(&format!("BEGIN; UPDATE {table} = 'd'")).await.expect("held");
+    let before = stores.trips();
+    let careful = async {
+        until_one_waits_for(&at_d).await;
+        assert_eq!(stores.trips() - before, 1);
+        at_d.batch_execute("COMMIT").await.expect("committed");
+    };
+    let (count, ()) = join!(queue.command_purge("d", NOW, &rules), careful);
+    assert_eq!(count.expect("purged"), 0);
 
     for (device, messages) in [("d", 0), ("e", 1), ("first", 1)] {
         assert_eq!(queue.command_count(device, NOW, &rules).await.expect("count"), messages);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dunlin_model::Identity;
 
-use self::redis_kit::{Redis, of_the_run};
+use self::redis_kit::{Redis, Server, of_the_run};
 use super::{Claim, MemoryPresence, NODE_LEASE, Presence, Renewed, conformance};
 
 mod differential;
@@ -21,7 +21,13 @@ async fn in_redis(test: impl AsyncFnOnce(Arc<dyn Presence>)) {
     test(Arc::new(redis.presence().await)).await;
 }
 
-conforms!([in_memory, in_redis] {
+/// Keys of a script are of one slot.
+async fn in_redis_cluster(test: impl AsyncFnOnce(Arc<dyn Presence>)) {
+    let server = Server::start_cluster().await;
+    test(Arc::new(Redis::new(&server.url()).presence().await)).await;
+}
+
+conforms!([in_memory, in_redis, in_redis_cluster] {
     a_claim_is_found_until_released,
     a_claim_wins_over_an_older_one,
     a_release_with_an_old_epoch_does_nothing,
