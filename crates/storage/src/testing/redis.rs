@@ -13,17 +13,20 @@ pub struct Server {
     process: Process,
     pub port: u16,
     folder: TempDir,
-    arguments: &'static [&'static str],
+    arguments: Vec<String>,
 }
 
 impl Server {
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        Self::start_with(Vec::new()).await
     }
 
     /// The only node of a cluster: it refuses a command whose keys are of several slots.
     pub async fn start_cluster() -> Self {
-        let server = Self::start_with(&["--cluster-enabled", "yes"]).await;
+        // Its second port would be the first and 10,000, which is anybody's.
+        let port = free_port().to_string();
+        let arguments = ["--cluster-enabled", "yes", "--cluster-port", &port];
+        let server = Self::start_with(arguments.map(str::to_owned).to_vec()).await;
         server.tell(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await.expect("all slots");
         let mut look = tokio::time::interval(Duration::from_millis(20));
         loop {
@@ -36,11 +39,11 @@ impl Server {
         }
     }
 
-    async fn start_with(arguments: &'static [&'static str]) -> Self {
+    async fn start_with(arguments: Vec<String>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let port = free_port();
-        let process = spawn(folder.path(), port, arguments);
-        let server = Self { process, port, folder, arguments };
+        let process = spawn(folder.path(), port, &arguments);
+        let mut server = Self { process, port, folder, arguments };
         server.answers().await;
         server
     }
@@ -64,7 +67,7 @@ impl Server {
 
     /// Starts it again on what it left behind.
     pub async fn start_again(&mut self) {
-        self.process = spawn(self.folder.path(), self.port, self.arguments);
+        self.process = spawn(self.folder.path(), self.port, &self.arguments);
         self.answers().await;
     }
 
@@ -72,15 +75,16 @@ impl Server {
         self.process.signal(name);
     }
 
-    async fn answers(&self) {
+    async fn answers(&mut self) {
         let mut look = tokio::time::interval(Duration::from_millis(5));
         while self.tell(&["PING"]).await.is_err() {
+            assert!(!self.process.has_ended(), "redis-server has ended: is its port taken?");
             look.tick().await;
         }
     }
 }
 
-fn spawn(folder: &Path, port: u16, arguments: &[&str]) -> Process {
+fn spawn(folder: &Path, port: u16, arguments: &[String]) -> Process {
     let mut command = Command::new("redis-server");
     command.args(arguments);
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
